@@ -1,0 +1,27 @@
+"""The ops: each has a plain-torch reference and faster backends behind one table.
+
+``explain(op, *tensors)`` says which backend a call uses and why not the others.
+"""
+
+from fastsi.ops._registry import explain
+from fastsi.ops.kv_write.api import kv_write
+from fastsi.ops.merge_states.api import merge_states
+from fastsi.ops.sample_tokens.api import sample_tokens
+from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SampleParams
+from fastsi.ops.sample_tokens.stream import path_key, prompt_digest
+from fastsi.ops.segment_attention.api import segment_attention
+from fastsi.ops.segment_attention.plan import SegmentPlan
+
+__all__ = [
+    "LogitAdjust",
+    "SampleParams",
+    "SampledTokens",
+    "SegmentPlan",
+    "explain",
+    "kv_write",
+    "merge_states",
+    "path_key",
+    "prompt_digest",
+    "sample_tokens",
+    "segment_attention",
+]

@@ -1,0 +1,41 @@
+"""Argument checks shared by the ops; every message names the argument and what it should be."""
+
+from __future__ import annotations
+
+import torch
+
+Shape = tuple[int, ...]
+
+
+def require_shape(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:
+    """Refuse a tensor whose shape differs; None in ``shape`` matches any size."""
+    got = tensor.shape
+    if len(got) == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, got, strict=True)
+    ):
+        return
+    wanted = ", ".join("*" if size is None else str(size) for size in shape)
+    raise ValueError(f"{name}: shape is {list(got)}, must be [{wanted}]")
+
+
+def require_dtype(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    """Refuse another dtype; ops that write in place never convert."""
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name}: dtype is {tensor.dtype}, must be {dtype}")
+
+
+def require_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
+    """Refuse a tensor on another device."""
+    if tensor.device != device:
+        raise ValueError(f"{name}: device is {tensor.device}, must be {device}")
+
+
+def require_float(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor that is not of floating point."""
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name}: dtype is {tensor.dtype}, must be a floating type")
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that arithmetic on ``dtype`` is done in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

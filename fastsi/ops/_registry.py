@@ -1,0 +1,178 @@
+"""Which code runs an op: one table of (op, backend) rows, read by `choose` and `explain`.
+
+A row is data. Its module is imported when the row is first chosen, so importing fastsi never needs
+a compiler's output, Triton or CUDA. ``backend="auto"`` takes the first row, in table order, that
+can serve the tensors; an explicit name, or ``FASTSI_BACKEND``, must work or raises with every
+backend's reason. Decisions are cached by `Facts`, because an op is called once per layer and step.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from fastsi import _ext, env
+from fastsi.errors import BackendUnavailable
+from fastsi.types import check_known
+
+OPS = ("segment_attention", "merge_states", "kv_write", "sample_tokens")
+BACKENDS = tuple(name for name in env.BACKEND.choices or () if name != "auto")
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class Facts(NamedTuple):
+    """What a decision may depend on; it is also the cache key."""
+
+    device: str
+    dtype: torch.dtype
+    grad: bool = False
+    """Whether a gradient must flow through the result."""
+
+
+def facts(*tensors: torch.Tensor) -> Facts:
+    """Facts of a call: device and dtype of the first tensor, gradients of all."""
+    first = tensors[0]
+    grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return Facts(first.device.type, first.dtype, grad)
+
+
+def _anything(facts: Facts) -> str | None:
+    return None
+
+
+def _no_gradient(facts: Facts) -> str | None:
+    return "has no backward pass and a gradient is asked for" if facts.grad else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One backend of one op."""
+
+    op: str
+    backend: str
+    module: str
+    """Dotted path; the module defines a function named as the op."""
+    devices: tuple[str, ...] | None
+    """Device types; None: any."""
+    dtypes: tuple[torch.dtype, ...]
+    """Types of the first tensor."""
+    extension: str | None = None
+    """Compiled module that must be importable."""
+    supports: Callable[[Facts], str | None] = _anything
+    """The reason for a no, or None."""
+
+    def refusal(self, facts: Facts) -> str | None:
+        """Why this row cannot serve the call, or None if it can."""
+        if self.extension is not None and _ext.load(self.extension)[0] is None:
+            return _ext.load(self.extension)[1]
+        if self.devices is not None and facts.device not in self.devices:
+            return f"runs on {', '.join(self.devices)}, the tensors are on {facts.device}"
+        if facts.dtype not in self.dtypes:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
+            return f"takes {names}, not {str(facts.dtype).removeprefix('torch.')}"
+        return self.supports(facts)
+
+
+def _rows(op: str, dtypes: tuple[torch.dtype, ...]) -> tuple[Row, ...]:
+    folder = f"fastsi.ops.{op}"
+    return (
+        Row(
+            op=op,
+            backend="cpu",
+            module=f"{folder}._cpu",
+            devices=("cpu",),
+            dtypes=dtypes,
+            extension="_C",
+            supports=_no_gradient,
+        ),
+        Row(op=op, backend="reference", module=f"{folder}.reference", devices=None, dtypes=_FLOATS),
+    )
+
+
+TABLE: tuple[Row, ...] = (
+    *_rows("segment_attention", _FLOATS),
+    *_rows("merge_states", _FLOATS),
+    *_rows("kv_write", _FLOATS),
+    *_rows("sample_tokens", _FLOATS),
+)
+"""In order of preference within an op."""
+
+
+def choose(op: str, facts: Facts, backend: str = "auto") -> Callable[..., Any]:
+    """The function that runs ``op`` for a call with these facts.
+
+    Raises:
+        BackendUnavailable: the requested backend (or every backend) cannot serve the call.
+        ConfigError: no backend has the requested name.
+    """
+    return _chosen(op, facts, env.get(env.BACKEND) if backend == "auto" else backend)
+
+
+@functools.cache
+def _chosen(op: str, facts: Facts, asked: str) -> Callable[..., Any]:
+    row, _ = _decide(op, facts, asked)
+    if row is None:
+        raise BackendUnavailable(describe(op, facts, asked))
+    if row.backend == "reference" and facts.device == "cuda" and asked == "auto":
+        _warn_slow(op)
+    function: Callable[..., Any] = getattr(importlib.import_module(row.module), op)
+    return function
+
+
+@functools.cache
+def _warn_slow(op: str) -> None:
+    warnings.warn(
+        f"{op} runs on its plain torch reference: no CUDA backend is built; results are right, "
+        f"speed is not",
+        RuntimeWarning,
+        stacklevel=5,
+    )
+
+
+def _decide(op: str, facts: Facts, asked: str) -> tuple[Row | None, dict[str, str | None]]:
+    """The row to use, and per backend why not (None: it could serve the call)."""
+    check_known([op], OPS, "op")
+    check_known([asked], ("auto", *BACKENDS), "backend")
+    reasons: dict[str, str | None] = {}
+    chosen = None
+    for row in TABLE:
+        if row.op != op:
+            continue
+        reasons[row.backend] = row.refusal(facts)
+        if chosen is None and reasons[row.backend] is None and asked in ("auto", row.backend):
+            chosen = row
+    for backend in BACKENDS:
+        reasons.setdefault(backend, f"{op} has no {backend} backend")
+    return chosen, reasons
+
+
+def describe(op: str, facts: Facts, asked: str) -> str:
+    """The decision for these facts as text, one backend per line."""
+    chosen, reasons = _decide(op, facts, asked)
+    dtype = str(facts.dtype).removeprefix("torch.")
+    outcome = f"uses {chosen.backend}" if chosen else f"backend {asked!r} cannot run"
+    lines = [f"{op} on {facts.device} {dtype} (asked: {asked}): {outcome}"]
+    lines += [f"  {backend}: {reason or 'can run'}" for backend, reason in reasons.items()]
+    return "\n".join(lines)
+
+
+def explain(op: str, *tensors: torch.Tensor, backend: str = "auto") -> str:
+    """Which backend ``op`` uses for these tensors, and why not the others.
+
+    Args:
+        op: name of the op, such as ``"segment_attention"``.
+        tensors: the call's tensors, first argument first; none means float32 on the CPU.
+        backend: as in the call; "auto" follows ``FASTSI_BACKEND``.
+
+    Raises:
+        ConfigError: no such op or backend.
+    """
+    asked = env.get(env.BACKEND) if backend == "auto" else backend
+    return describe(op, facts(*tensors) if tensors else Facts("cpu", torch.float32), asked)

@@ -1,0 +1,49 @@
+"""Public face of `kv_write`: checks and the choice of a backend."""
+
+from __future__ import annotations
+
+import torch
+
+from fastsi.ops import _checks, _registry
+
+
+def kv_write(
+    k: torch.Tensor,
+    v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+    *,
+    backend: str = "auto",
+) -> None:
+    """Copy new keys and values into their slots of the cache, exactly.
+
+    Args:
+        k: [R, kv_heads, head_dim]; any strides with a contiguous last dimension.
+        v: as k.
+        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, k's dtype; modified.
+        v_cache: as k_cache; modified.
+        slots: int64 [R], ``page * page_size + offset``; -1 skips the row. No slot may occur twice.
+        backend: a name, or "auto".
+
+    Raises:
+        ValueError: shapes, dtypes or devices disagree, or a slot lies outside the cache. Nothing
+            has been written then.
+        BackendUnavailable: the requested backend cannot run.
+    """
+    _checks.require_float("k", k)
+    _checks.require_shape("k", k, (slots.shape[0], None, None))
+    _checks.require_shape("v", v, tuple(k.shape))
+    _checks.require_shape("k_cache", k_cache, (None, k.shape[1], None, k.shape[2]))
+    _checks.require_shape("v_cache", v_cache, tuple(k_cache.shape))
+    for name, tensor in (("v", v), ("k_cache", k_cache), ("v_cache", v_cache)):
+        _checks.require_dtype(name, tensor, k.dtype)
+        _checks.require_device(name, tensor, k.device)
+    for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name}: must be contiguous, strides are {tensor.stride()}")
+    _checks.require_shape("slots", slots, (None,))
+    _checks.require_dtype("slots", slots, torch.int64)
+    _checks.require_device("slots", slots, k.device)
+    run = _registry.choose("kv_write", _registry.facts(k, v, k_cache, v_cache), backend)
+    run(k, v, k_cache, v_cache, slots)

@@ -1,0 +1,1 @@
+"""N-way merge of partial attention results."""

@@ -1,0 +1,1 @@
+"""Draw one token per row from its own random stream."""

@@ -1,0 +1,1 @@
+"""Attention of rows over shared spans of keys and values."""
