@@ -1,0 +1,1 @@
+"""Questions, prompt templates, training formats and run folders; never an answer key."""
