@@ -1,0 +1,1 @@
+"""Faces towards other trainers and tools; each lives in a module of its own."""
