@@ -1,0 +1,26 @@
+"""Settings every test shares: the installed package is tested, offline, quick checks first."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# `python -m pytest` in the root puts the root on the path, where the folder fastsi/ (without its
+# compiled module) would hide the installed package. Installed in place, both are the same files.
+_elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+if any(importlib.metadata.distributions(name="fastsi", path=_elsewhere)):
+    sys.path[:] = _elsewhere
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run checks marked slow after all others, in their usual order."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
