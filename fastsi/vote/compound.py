@@ -1,0 +1,259 @@
+"""Answers made of parts: tuples, intervals, sets, lists, matrices, times, dates, ratios, ranges.
+
+Each reader takes a cleaned span and returns a canonical key, or None where the span is not of its
+form. Parts are read by the caller's ``part`` function, so nesting goes through `key.read_key`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from math import gcd
+
+from fastsi.vote.number import number_body, number_prefix, read_number
+
+MAX_DEPTH = 6
+"""Deepest nesting of brackets that is analysed."""
+
+Part = Callable[[str], str | None]
+
+_OPEN = "([{"
+_CLOSE = ")]}"
+_PAIR = {"(": ")", "[": "]", "{": "}"}
+
+
+def split_top(text: str, separators: re.Pattern[str]) -> list[str] | None:
+    """Split at separators outside brackets; None where brackets do not balance."""
+    depth, start, parts = 0, 0, []
+    at = 0
+    while at < len(text):
+        char = text[at]
+        if char in _OPEN:
+            depth += 1
+        elif char in _CLOSE:
+            depth -= 1
+            if depth < 0:
+                return None
+        elif depth == 0 and (match := separators.match(text, at)):
+            parts.append(text[start:at])
+            at = start = match.end()
+            continue
+        at += 1
+    if depth:
+        return None
+    parts.append(text[start:])
+    return [part.strip() for part in parts]
+
+
+def is_enclosed(text: str) -> bool:
+    """Whether the first and last character are brackets and close each other."""
+    if len(text) < 2 or text[0] not in _OPEN or text[-1] not in _CLOSE:
+        return False
+    depth = 0
+    for at, char in enumerate(text):
+        depth += (char in _OPEN) - (char in _CLOSE)
+        if depth == 0:
+            return at == len(text) - 1
+    return False
+
+
+def sort_parts(bodies: list[str]) -> list[str]:
+    """One order for the members of a set: numbers by value, then the rest by spelling."""
+
+    def order(body: str) -> tuple[int, Fraction, str]:
+        value = read_number(body)
+        return (1, Fraction(0), body) if value is None else (0, value, body)
+
+    return sorted(bodies, key=order)
+
+
+_COMMA_BLANK = re.compile(r", +|;")
+_COMMA = re.compile(r"[,;]")
+_NO_PART = re.compile(r"[()\[\]{},;]")
+
+
+def read_bracketed(text: str, part: Part, render: Callable[[str], str]) -> str | None:
+    """``(1, 2)`` and ``[0, 1)`` keep order and brackets, ``{2, 1}`` is sorted; one member is bare."""
+    if not is_enclosed(text):
+        return None
+    opening, closing, inside = text[0], text[-1], text[1:-1].strip()
+    members = split_top(inside, _COMMA_BLANK)
+    if members is not None and len(members) == 1:
+        members = split_top(inside, _COMMA)
+    if members is None or not all(members):
+        return None
+    if len(members) == 1:
+        return part(inside) if _PAIR[opening] == closing else None
+    bodies = []
+    for member in members:
+        key = part(member)
+        if key is None or (key.startswith("text:") and _NO_PART.search(key)):
+            return None
+        bodies.append(render(key))
+    if opening == "{" and closing == "}":
+        return "set:{" + ", ".join(sort_parts(bodies)) + "}"
+    if "{" in opening or "}" in closing:
+        return None
+    return f"tuple:{opening}{', '.join(bodies)}{closing}"
+
+
+_LIST = re.compile(r", +(?:and|or) +|, *| +(?:and|or) +| *& *|;")
+_ASSIGN = re.compile(r"([A-Za-z](?:_[A-Za-z0-9])?) ?= ?(?=\S)")
+
+
+def read_list(text: str, part: Part, render: Callable[[str], str]) -> str | None:
+    """``1, 2 and 3`` is the set of its members; so are numbers, choices and brackets, not words.
+
+    ``x=1, y=2`` keeps the names, sorted; ``x=1 or x=2`` is the set of the values.
+    """
+    members = split_top(text, _LIST)
+    if members is None or len(members) < 2 or not all(members):
+        return None
+    names, values = [], []
+    for member in members:
+        match = _ASSIGN.match(member)
+        names.append(match[1] if match else "")
+        values.append(member[match.end() :] if match else member)
+    keys = [part(value) for value in values]
+    if any(key is None or key.startswith(("text:", "bool:")) for key in keys):
+        return None
+    bodies = [render(key) for key in keys if key is not None]
+    if len({name for name in names if name}) > 1:
+        if not all(names) or len(set(names)) != len(names):
+            return None
+        pairs = sorted(zip(names, bodies, strict=True))
+        return "named:" + ", ".join(f"{name}={body}" for name, body in pairs)
+    return "set:{" + ", ".join(sort_parts(bodies)) + "}"
+
+
+_PLUS_MINUS = re.compile(r"(?:(.*?) ?)\\pm ?(.+)")
+
+
+def read_plus_minus(text: str) -> str | None:
+    """``\\pm 5`` is the set {-5, 5}; ``1 \\pm 5`` is {-4, 6}."""
+    match = _PLUS_MINUS.fullmatch(text)
+    if match is None:
+        return None
+    center = read_number(match[1]) if match[1] else Fraction(0)
+    spread = read_number(match[2])
+    if center is None or spread is None:
+        return None
+    low, high = number_body(center - abs(spread)), number_body(center + abs(spread))
+    if low is None or high is None:
+        return None
+    return f"num:{low}" if low == high else "set:{" + f"{low}, {high}" + "}"
+
+
+_MATRIX = re.compile(
+    r"\\begin\{([pbBvV]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL
+)
+
+
+def read_matrix(text: str, part: Part, render: Callable[[str], str]) -> str | None:
+    """Rows of members; determinant bars are kept apart from brackets."""
+    match = _MATRIX.fullmatch(text)
+    if match is None:
+        return None
+    rows = [row for row in match[2].split("\\\\") if row.strip()]
+    cells = [[part(cell.strip()) for cell in row.split("&")] for row in rows]
+    if not cells or len({len(row) for row in cells}) != 1:
+        return None
+    if any(key is None or key.startswith("text:") and _NO_PART.search(key) for r in cells for key in r):
+        return None
+    kind = match[1] if match[1] in ("vmatrix", "Vmatrix") else "pmatrix"
+    body = " \\\\ ".join(" & ".join(render(key) for key in row if key) for row in cells)
+    return f"matrix:\\begin{{{kind}}} {body} \\end{{{kind}}}"
+
+
+_TIME = re.compile(
+    r"([0-9]{1,2})(?::([0-9]{2}))?(?::([0-9]{2}))?(?: ?([ap])\.? ?m\.?| (o'clock|noon|midnight))?",
+    re.IGNORECASE,
+)
+_ISO_DATE = re.compile(r"([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})")
+_US_DATE = re.compile(r"([0-9]{1,2})[-/.]([0-9]{1,2})[-/.]([0-9]{4})")
+_MONTHS = (
+    "january february march april may june july august september october november december".split()
+)
+_MONTH_DATE = re.compile(
+    r"(?:([0-9]{1,2})(?:st|nd|rd|th)? +(?:of +)?([a-z]{3,9})\.?|"
+    r"([a-z]{3,9})\.? +([0-9]{1,2})(?:st|nd|rd|th)?),? +([0-9]{4})",
+    re.IGNORECASE,
+)
+
+
+def read_time(text: str) -> str | None:
+    """``3:05 pm`` and ``15:05`` are one time of a 24-hour clock; ``3 pm`` is ``15:00``.
+
+    Two fields with a two-digit minute below 60 are a time, not a ratio.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None or not (match[2] or match[4] or match[5]):
+        return None
+    hour, minute, second = (int(field or 0) for field in match.group(1, 2, 3))
+    half = (match[4] or "").lower()
+    if half:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if half == "p" else 0)
+    if hour > 23 or minute > 59 or second > 59:
+        return None
+    return f"time:{hour}:{minute:02}" + (f":{second:02}" if second else "")
+
+
+def read_date(text: str) -> str | None:
+    """ISO, US (month first; day first where the month cannot be) and month-name dates."""
+    if match := _ISO_DATE.fullmatch(text):
+        year, month, day = (int(field) for field in match.groups())
+    elif match := _US_DATE.fullmatch(text):
+        month, day, year = (int(field) for field in match.groups())
+        if month > 12:
+            month, day = day, month
+    elif match := _MONTH_DATE.fullmatch(text):
+        name = (match[2] or match[3]).lower()
+        found = [i for i, full in enumerate(_MONTHS, 1) if full == name or full[:3] == name]
+        if not found:
+            return None
+        month, day, year = found[0], int(match[1] or match[4]), int(match[5])
+    else:
+        return None
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return None
+    return f"date:{year:04}-{month:02}-{day:02}"
+
+
+_RATIO = re.compile(r" ?: ?")
+
+
+def read_ratio(text: str) -> str | None:
+    """``a:b`` or ``a:b:c`` in lowest terms, order kept."""
+    if ":" not in text:
+        return None
+    fields = [read_number(field) for field in _RATIO.split(text)]
+    values = [field for field in fields if field is not None]
+    if len(values) != len(fields) or len(values) > 8:
+        return None
+    scale = 1
+    for value in values:
+        scale = scale * value.denominator // gcd(scale, value.denominator)
+    whole = [int(value * scale) for value in values]
+    divisor = gcd(*whole) or 1
+    bodies = [number_body(Fraction(value // divisor)) for value in whole]
+    if any(body is None for body in bodies):
+        return None
+    return "ratio:" + ":".join(body for body in bodies if body is not None)
+
+
+def read_range(text: str) -> str | None:
+    """``5-7``, ``5 to 7``, ``between 5 and 7``: two rising numbers; ``7-5`` is no range."""
+    low = number_prefix(text.removeprefix("from ").removeprefix("between "))
+    if low is None:
+        return None
+    named = text.startswith("between ")
+    rest = text.removeprefix("from ").removeprefix("between ")[low[1] :]
+    joint = re.match(r" and " if named else r" ?- ?| ?\.\.+ ?| to ", rest)
+    high = read_number(rest[joint.end() :]) if joint else None
+    if high is None or not low[0] < high:
+        return None
+    bodies = number_body(low[0]), number_body(high)
+    return None if None in bodies else f"range:{bodies[0]} to {bodies[1]}"

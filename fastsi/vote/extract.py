@@ -1,0 +1,342 @@
+r"""Finds the answer in a response. The rules, in order:
+
+1. Everything up to the last ``</think>`` is cut.
+2. The response ends where another question begins: at ``Question:``, ``Q:``, ``Problem:`` (with or
+   without a number; other marks by ``run_on``) at the start of a line or after a blank, if anything
+   but blanks stands before it.
+3. ``boxed``: the last ``\boxed{...}`` or ``\fbox{...}`` with balanced braces; if none is complete,
+   the last truncated one, up to the end of its line; then ``\boxed 18`` without braces.
+4. ``tag``: the last ``<answer>...</answer>``; a truncated one up to the end of its line.
+5. ``hash``: the first ``#### x``. Markdown headings are told apart by what follows: only a number,
+   choice, yes/no, tuple, ... counts, never prose.
+6. ``phrase``: the last ``answer is X``, ``answer: X``, ``Final Answer`` heading, ``the correct option
+   is X``, or such a mark in another language, that announces anything. X ends with its clause: a
+   line end, or ``.``, ``!`` or ``?`` before a blank, except inside brackets or a formula.
+   What says that there is no answer (``not 5``, ``unknown``) announces nothing.
+7. ``bare``: a response that is nothing but a number, choice, yes/no, tuple, ...; or a last line that
+   is nothing but a choice in brackets or yes/no/true/false.
+8. ``last_number``, only on request: the last number of the text.
+
+The first rule that yields a canonical key wins; a response without one abstains (None). The
+extractor ``auto`` tries rules 3 to 7, any other one only its own rule after 1 and 2. ``choice`` and
+``yes_no`` keep what ``auto`` finds if it is of that kind, else take the last ``(B)``, or the
+response's opening yes or no.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+
+from fastsi.types import check_known
+from fastsi.vote.clean import strip_ends
+from fastsi.vote.key import key_of_answer, kind_of
+from fastsi.vote.marks import OTHER_LANGUAGES, RUN_ON_MARKS
+
+_MAX_CLAUSE = 400
+"""Longest clause, in characters, that the phrase rule reads."""
+
+
+def answer_key(
+    text: str,
+    *,
+    extractor: str = "auto",
+    last_number: bool = False,
+    run_on: tuple[str, ...] = RUN_ON_MARKS,
+) -> str | None:
+    """Canonical key of the answer that a response gives.
+
+    Args:
+        text: the response, without its prompt.
+        extractor: one of `EXTRACTORS`; see the module's rules.
+        last_number: take the last number of the text if nothing else is found.
+        run_on: words that, with a colon, begin another question.
+
+    Returns:
+        A key as described in `fastsi.vote.key`, or None if the response abstains.
+
+    Raises:
+        ConfigError: unknown extractor.
+    """
+    rules = _RULES.get(extractor)
+    if rules is None:
+        check_known([extractor], EXTRACTORS, "extractor")
+        raise AssertionError("unreachable: check_known refuses what the table lacks")
+    text = own_answer(text, run_on)
+    for rule in rules:
+        key = rule(text)
+        if key is not None:
+            return key
+    return _last_number(text) if last_number else None
+
+
+def own_answer(text: str, run_on: tuple[str, ...] = RUN_ON_MARKS) -> str:
+    """The response without its thinking and without an invented next question."""
+    end_of_thought = text.rfind("</think>")
+    if end_of_thought >= 0:
+        text = text[end_of_thought + len("</think>") :]
+    text = text.lstrip()  # a mark at the very start restates the question; it has no blank before it
+    mark = _run_on_pattern(run_on).search(text) if ":" in text else None
+    return text if mark is None else text[: mark.start()]
+
+
+@functools.lru_cache(maxsize=64)
+def _run_on_pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
+    if not marks:
+        return re.compile(r"(?!)")
+    words = "|".join(sorted(map(re.escape, marks), key=len, reverse=True))
+    return re.compile(rf"(?<=\s)[#*]*(?:{words})(?:[ ]?[0-9]{{1,4}})?[*]*:")
+
+
+# --- boxed --------------------------------------------------------------------------------------
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_OPEN_BOX = re.compile(r"\\.|\\?[{}]", re.DOTALL)
+_UNBRACED = re.compile(r"\\(?:boxed|fbox)\s*([^\s{}$\\]+)")
+
+
+def _boxed(text: str) -> str | None:
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return None
+    for content in _boxes(text):
+        key = key_of_answer(content)
+        if key is not None:
+            return key
+    return None
+
+
+def _boxes(text: str) -> Iterator[str]:
+    """Contents of boxes, best first: complete from last to first, truncated, unbraced."""
+    starts = [match.end() for match in _BOX.finditer(text)]
+    if starts:
+        last = _closing(text, starts[-1])
+        if last is not None:
+            yield text[starts[-1] : last]
+        closed = _closings(text, starts)
+        for start in reversed(starts):
+            if start in closed and not (start == starts[-1] and last is not None):
+                yield text[start : closed[start]]
+        if last is None:
+            line = text[starts[-1] :].split("\n", 1)[0].split("$", 1)[0]
+            # A cut inside \frac{1}{ has lost part of the answer itself.
+            if line.count("{") == line.count("}"):
+                yield line
+    for match in reversed(list(_UNBRACED.finditer(text))):
+        yield match[1]
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Index of the brace that closes the group whose content begins at ``start``."""
+    depth = 1
+    for match in _BRACE.finditer(text, start):
+        if match[0] == "{":
+            depth += 1
+        elif match[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return match.start()
+    return None
+
+
+def _closings(text: str, starts: list[int]) -> dict[int, int]:
+    """Start and end of every complete box, in one pass however deep they nest."""
+    wanted, stack, closed = set(starts), [], {}
+    for match in _BRACE.finditer(text, starts[0] - 1):
+        if match[0] == "{":
+            stack.append(match.end())
+        elif match[0] == "}" and stack:
+            start = stack.pop()
+            if start in wanted:
+                closed[start] = match.start()
+    return closed
+
+
+# --- tags, hashes -------------------------------------------------------------------------------
+
+_TAG = re.compile(r"<answer>", re.IGNORECASE)
+_END_TAG = re.compile(r"</answer>", re.IGNORECASE)
+_HASH = re.compile(r"(?:^|\n|(?<=\s))[ \t]*####[ \t]*([^\n]*)")
+_HASH_ANSWER = re.compile(r"(?:(?:the |final )*answer(?: is)?:? *)", re.IGNORECASE)
+
+
+def _tag(text: str) -> str | None:
+    if "<" not in text:
+        return None
+    starts = [match.end() for match in _TAG.finditer(text)]
+    for start in reversed(starts):
+        end = _END_TAG.search(text, start)
+        content = text[start : end.start()] if end else text[start:].strip().split("\n", 1)[0]
+        content = content[content.rfind(">") + 1 :] if "<answer>" in content.lower() else content
+        key = _phrase(content) or key_of_answer(content)
+        if key is not None:
+            return key
+        if len(starts) > 64:  # nothing but empty tags: do not read them all
+            return None
+    return None
+
+
+def _hash(text: str) -> str | None:
+    if "####" not in text:
+        return None
+    for match in _HASH.finditer(text):
+        content = match[1].lstrip("# ")
+        announced = _HASH_ANSWER.match(content)
+        key = key_of_answer(content[announced.end() :] if announced else content)
+        if key is not None and kind_of(key) != "text":
+            return key
+    return None
+
+
+# --- phrases ------------------------------------------------------------------------------------
+
+_GLUE = r"[ \t]*(?:\*{1,2}|_{1,2})?[ \t]*"
+_VERB = r"(?:is|are|was|would be|will be|should be|must be|equals|comes to|=)(?![A-Za-z])"
+_AFTER_ANSWER = re.compile(
+    rf"(?:answers?(?:[ \t]+(?:to|of|for)[ \t][^.\n:=]{{1,80}}?)?{_GLUE}"
+    rf"(?:{_VERB}(?:[ \t]+(?:option|choice)(?![A-Za-z]))?{_GLUE}:?|[:\uff1a]){_GLUE}"
+    r"|answer[ \t]*(?:\*{1,2})?[ \t]*\n)",
+    re.IGNORECASE,
+)
+_OPTION = re.compile(
+    rf"(?:correct|right|best)[ \t]+(?:option|choice){_GLUE}(?:{_VERB}|:){_GLUE}:?{_GLUE}", re.IGNORECASE
+)
+_END = re.compile(r"\n|[.!?](?=\s|$|[\"')*\]]*(?:\s|$))|[\u3002\uff01\uff1f]")
+_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|Mt|Prof|vs|No|approx|ca|e\.g|i\.e|Rs|[A-Z])$")
+_DISPLAY = re.compile(r"\s*(?:\\\[(.*?)\\\]|\$\$(.*?)\$\$|\\\((.*?)\\\))", re.DOTALL)
+_FORMULA = re.compile(r"\$(?! )[^$\n]*[^$\n ]\$(?![0-9])")
+_NOTHING = re.compile(
+    r"(?:not\b|unknown|unclear|unsure|undetermined|uncertain|n/a|none given|i (?:do not|don't|am not)"
+    r"|still |\.\.\.|_+$)",
+    re.IGNORECASE,
+)
+
+
+def _phrase(text: str) -> str | None:
+    return (
+        _announced(text, _english_marks(text))
+        or _announced(text, _ends(_OPTION, text))
+        or (None if text.isascii() else _announced(text, _ends(OTHER_LANGUAGES, text)))
+        or None
+    )
+
+
+def _announced(text: str, marks: Iterator[int]) -> str | None:
+    """Key of the first announcement, in the order of ``marks``, that says something."""
+    for mark in marks:
+        clause = _clause(text, mark)
+        if not clause or _NOTHING.match(clause):
+            continue
+        key = key_of_answer(clause)
+        if key is not None:
+            return key
+    return None
+
+
+def _english_marks(text: str) -> Iterator[int]:
+    """Ends of the marks made with the word answer, last first."""
+    if "nswer" not in text and "NSWER" not in text:
+        return
+    at = len(text)
+    while True:
+        at = max(text.rfind("nswer", 0, at), text.rfind("NSWER", 0, at))
+        if at <= 0:
+            return
+        match = _AFTER_ANSWER.match(text, at - 1)
+        if match is not None:
+            yield match.end()
+
+
+def _ends(pattern: re.Pattern[str], text: str) -> Iterator[int]:
+    yield from reversed([match.end() for match in pattern.finditer(text)])
+
+
+def _clause(text: str, start: int) -> str:
+    """What is announced at ``start``: a formula, or the words up to the end of the clause."""
+    window = text[start : start + _MAX_CLAUSE]
+    window = window.lstrip(" \t\n*_:")
+    display = _DISPLAY.match(window)
+    if display is not None:
+        return display[1] or display[2] or display[3] or ""
+    formulas = [match.span() for match in _FORMULA.finditer(window)] if "$" in window else []
+    for match in _END.finditer(window):
+        at = match.start()
+        if any(low <= at < high for low, high in formulas):
+            continue
+        if match[0] == "." and _ABBREVIATION.search(window, 0, at) and not _is_letter(window[:at]):
+            continue
+        return strip_ends(window[:at])
+    # A clause longer than the window is prose, not an answer.
+    return strip_ends(window) if start + _MAX_CLAUSE >= len(text) else ""
+
+
+def _is_letter(clause: str) -> bool:
+    return len(clause.strip(" (*")) == 1
+
+
+# --- bare answers, kinds, numbers ---------------------------------------------------------------
+
+_LAST_LINE = re.compile(r"[*_ ]*(?:\(([A-Ja-j])\)|(yes|no|true|false))[.*_ ]*", re.IGNORECASE)
+_ANY_CHOICE = re.compile(r"(?<![A-Za-z0-9_])\(([A-J])\)|\*\*\(?([A-J])[).:]?\*\*")
+_OPENING = re.compile(r"[\s*\"']*(yes|no|true|false)(?![A-Za-z-])", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![A-Za-z0-9_.])-?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9A-Za-z])")
+
+
+def _bare(text: str) -> str | None:
+    stripped = text.strip()
+    if len(stripped) <= 64 and "\n" not in stripped:
+        key = key_of_answer(stripped)
+        if key is not None and kind_of(key) != "text" and not re.search(r"[A-Za-z]{2} .*[0-9]", stripped):
+            return key
+    last_line = stripped[stripped.rfind("\n") + 1 :]
+    return key_of_answer(last_line) if _LAST_LINE.fullmatch(last_line) else None
+
+
+def _last_number(text: str) -> str | None:
+    last = None
+    for last in _NUMBER.finditer(text):
+        pass
+    return None if last is None else key_of_answer(last[0].rstrip(",."))
+
+
+_AUTO: tuple[Callable[[str], str | None], ...] = (_boxed, _tag, _hash, _phrase, _bare)
+
+
+def _of_kind(text: str, kind: str) -> str | None:
+    for rule in _AUTO:
+        key = rule(text)
+        if key is not None:
+            return key if kind_of(key) == kind else None
+    return None
+
+
+def _choice(text: str) -> str | None:
+    key = _of_kind(text, "choice")
+    if key is None:
+        last = None
+        for last in _ANY_CHOICE.finditer(text):
+            pass
+        key = None if last is None else "choice:" + (last[1] or last[2]).lower()
+    return key
+
+
+def _yes_no(text: str) -> str | None:
+    key = _of_kind(text, "bool")
+    if key is None and (match := _OPENING.match(text)):
+        key = key_of_answer(match[1])
+    return key
+
+
+_RULES: dict[str, tuple[Callable[[str], str | None], ...]] = {
+    "auto": _AUTO,
+    "boxed": (_boxed,),
+    "tag": (_tag,),
+    "hash": (_hash,),
+    "phrase": (_phrase,),
+    "choice": (_choice,),
+    "yes_no": (_yes_no,),
+    "last_number": (_last_number,),
+}
+EXTRACTORS = tuple(_RULES)
+"""Names that ``extractor`` accepts."""

@@ -1,0 +1,239 @@
+"""Canonical keys: one string per answer, so that equality of answers is equality of strings.
+
+A key is ``kind:body``. In the order in which a cleaned span (`clean.clean`) is tried:
+
+==========  ====================================================  ============================
+kind        what it is                                            example of spellings that merge
+==========  ====================================================  ============================
+``bool``    ``yes`` or ``no``; true and false mean the same       ``Yes.``, ``true``
+``choice``  a letter a-j, with or without its text                ``(B)``, ``B. 18``, ``12 (B)``
+``matrix``  rows of members                                       ``pmatrix``, ``bmatrix``
+``date``    year-month-day                                        ``05/06/2020``, ``May 6, 2020``
+``time``    24-hour clock                                         ``3:30 pm``, ``15:30``
+``num``     exact rational ``p`` or ``p/q`` in lowest terms       ``0.75``, ``3/4``, ``75e-2``
+``ratio``   ``a:b`` in lowest terms                               ``2:4``, ``1:2``
+``range``   two rising numbers                                    ``5-7``, ``5 to 7``
+``tuple``   ordered, with its brackets                            ``(1,2)``, ``\\left(1, 2\\right)``
+``set``     sorted                                                ``{2,1}``, ``1 and 2``, ``1, 2``
+``named``   values with their names                               ``y=2, x=1``, ``x=1 and y=2``
+``text``    anything else, normalised                             ``Paris``, ``the paris.``
+==========  ====================================================  ============================
+
+Rules for ``num``: a percent sign, a currency sign and units drop out (``25%``, ``$25``, ``25 cm``
+and ``25`` are one key, ``0.25`` is another). A unit is a whole word after a blank, or anything in
+``\\text{}``; a letter glued to a digit is a variable (``3t`` is not 3). Words after a number drop out
+up to the end of the clause unless they change the value (``5 or 6``, ``2 hours and 30 minutes``,
+``2 pi``). ``x = 5`` and ``2 + 3 = 5`` are 5; an equation in unknowns stays whole. One member in
+brackets is that member. A number of more than 4,000 digits that is not a plain integer stays text.
+
+`key_of_answer` and `render` are inverse on keys: ``key_of_answer(render(key)) == key``.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from fastsi.vote import compound
+from fastsi.vote.clean import MAX_SPAN, UNIT, clean
+from fastsi.vote.number import number_body, number_prefix, read_number, words_prefix
+from fastsi.vote.tail import drops_out
+
+_FAST = re.compile(r"\s*\$?(-?)\$?0*([0-9]{1,15}|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.0+)?%?\.?\s*", re.ASCII)
+_LONG_INTEGER = re.compile(r"\s*([+-]?)0*([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\.?\s*", re.ASCII)
+_ROUNDS = 6
+
+
+def key_of_answer(text: str) -> str | None:
+    """Canonical key of a bare answer such as ``1,234``, ``(B)`` or ``\\frac12``.
+
+    Returns:
+        The key, or None where nothing but blanks and punctuation is left.
+    """
+    match = _FAST.fullmatch(text)
+    if match is not None:
+        digits = match[2].replace(",", "").lstrip("0") or "0"
+        return "num:" + (digits if digits == "0" else match[1] + digits)
+    if len(text) > MAX_SPAN:
+        text = text.strip()
+    if len(text) > MAX_SPAN:
+        return _long_key(text)
+    # A text key is the fixed point of its own reading: what it reads as is what it is.
+    for _ in range(_ROUNDS):
+        span = clean(text)
+        key = read_key(span)
+        if key is None or not key.startswith("text:") or key == "text:" + text:
+            return key
+        text = key[5:]
+    return None
+
+
+def render(key: str) -> str:
+    """An answer text whose key is ``key``."""
+    kind, _, body = key.partition(":")
+    return f"({body.upper()})" if kind == "choice" else body
+
+
+def kind_of(key: str) -> str:
+    """The part of a key before the colon."""
+    return key.partition(":")[0]
+
+
+def _long_key(text: str) -> str:
+    """Key of a span too long to analyse: a plain integer of any size, or the span itself."""
+    match = _LONG_INTEGER.fullmatch(text)
+    if match is None:
+        return "text:" + text
+    digits = match[2].replace(",", "").lstrip("0") or "0"
+    return "num:" + ("-" if match[1] == "-" and digits != "0" else "") + digits
+
+
+def read_key(span: str, depth: int = 0) -> str | None:
+    """Key of a cleaned span; ``depth`` counts the brackets around it."""
+    if not span:
+        return None
+    simple = _read_bool(span) or _read_choice(span)
+    if simple is not None:
+        return simple
+    if span.isascii() and span.isdigit():
+        return "num:" + (span.lstrip("0") or "0")
+    return _read_number(span) or _read_parts(span, depth) or _read_phrase(span, depth) or _text(span)
+
+
+def _number_key(value: Fraction | None) -> str | None:
+    body = None if value is None else number_body(value)
+    return None if body is None else "num:" + body
+
+
+_BOOL = re.compile(
+    r"(yes|true|no|false)(?:$|[,;:.!]| - | ?\(| (?=(?:he|she|it|they|we|you|i)\b))", re.IGNORECASE
+)
+_CHOICE = re.compile(
+    r"(?:(?:the )?(?:option|choice|answer|letter) )?(?:"
+    r"[(\[] ?([A-Ja-j]) ?[)\]](?= |$|[.:])"
+    r"|([A-Ja-j])\)(?= |$)"
+    r"|([A-J])[.:](?= )"
+    r"|([A-J])(?= is (?:the )?(?:correct|right|best|true|answer))"
+    r"|([A-Ja-dA-J])$)"
+)
+_NAMED_CHOICE = re.compile(r"(?:option|choice|letter) ([A-Ja-j])(?=$|[ .:,])", re.IGNORECASE)
+_MORE_CHOICES = re.compile(r" *(?:,|;|&|\band\b|\bor\b) *[(\[]?[A-Ja-j]\b(?! )|[*/^+=-]")
+_CHOICE_AFTER = re.compile(r"[-+$.0-9].* \(([A-J])\)")
+
+
+def _read_bool(span: str) -> str | None:
+    if span[0] not in "yYtTnNfF":
+        return None
+    match = _BOOL.match(span)
+    if match is None:
+        return None
+    return "bool:yes" if match[1].lower() in ("yes", "true") else "bool:no"
+
+
+def _read_choice(span: str) -> str | None:
+    match = _CHOICE.match(span) or _NAMED_CHOICE.match(span)
+    if match is not None and not _MORE_CHOICES.match(span[match.end() :].lstrip(" ")):
+        return "choice:" + (match[match.lastindex or 1]).lower()
+    match = _CHOICE_AFTER.fullmatch(span)
+    return None if match is None else "choice:" + match[1].lower()
+
+
+_ABOUT = re.compile(
+    r"(?:(?:that|is|are|was|equals|equal to|exactly|precisely|only|just|about|around|roughly|nearly"
+    r"|approximately|approx\.?|a total of|in total|usd|rs\.?|inr|eur|gbp) |= ?|~ ?)+",
+    re.IGNORECASE,
+)
+
+
+def _read_number(span: str) -> str | None:
+    """A date, a time, or a number with a unit or words that do not change it."""
+    about = _ABOUT.match(span)
+    if about is not None:
+        span = span[about.end() :]
+    key = compound.read_date(span) or compound.read_time(span)
+    if key is not None:
+        return key
+    value = read_number(span)
+    if value is not None:
+        return _number_key(value)
+    found = number_prefix(span) or words_prefix(span)
+    if found is None:
+        return None
+    value, end = found
+    return _number_key(value) if drops_out(span[end:]) else None
+
+
+def _read_parts(span: str, depth: int) -> str | None:
+    if depth >= compound.MAX_DEPTH:
+        return None
+
+    def part(text: str) -> str | None:
+        return read_key(text.strip(), depth + 1)
+
+    return (
+        compound.read_bracketed(span, part, render)
+        or compound.read_matrix(span, part, render)
+        or compound.read_plus_minus(span)
+        or compound.read_ratio(span)
+        or compound.read_range(span)
+        or (compound.read_list(span, part, render) if depth == 0 else None)
+    )
+
+
+_NAME = re.compile(r"[A-Za-z](?:_[A-Za-z0-9]+)?(?:\([A-Za-z0-9]\))?|\\[a-z]+|(?:[A-Za-z]{2,} ?){1,6}")
+_ARITHMETIC = re.compile(r"(?:[0-9.,%()\s+*/-]|[A-Za-z]{2,})+")
+_MEMBER_OF = re.compile(r"[A-Za-z] ?(?:\\in(?![A-Za-z])|\u2208) ?(.+)")
+_ANSWER_IS = re.compile(r"(?:the |my |our )?(?:final |correct )?answer(?: is|:) ?(.+)", re.IGNORECASE)
+_SENTENCE = re.compile(
+    r"((?:[A-Za-z][A-Za-z'-]* ){1,12}?)(?:is|are|was|were|be|equals|has|have|had|makes?|made|earns?"
+    r"|earned|costs?|gets?|got|needs?|needed|spends?|spent|pays?|paid|takes?|took|left|sold|bought"
+    r"|total) (?:(?:about|exactly|only|just|approximately|now|still|a total of) )*(?=[-+.0-9])"
+)
+_CHANGES = re.compile(r"(?:not|least|most|more|less|fewer|than|between|from|over|under|if|never)$")
+
+
+def _read_phrase(span: str, depth: int) -> str | None:
+    """``x = 5``, ``2 + 3 = 5``, ``x \\in [0, 1)``, ``Tom has 5 apples``."""
+    if depth >= compound.MAX_DEPTH:
+        return None
+    if "=" in span:
+        return _read_equation(span, depth)
+    member = _MEMBER_OF.fullmatch(span) or _ANSWER_IS.fullmatch(span)
+    if member is not None:
+        return read_key(member[1], depth + 1)
+    sentence = _SENTENCE.match(span)
+    if sentence is None or any(map(_CHANGES.match, sentence[1].lower().split())):
+        return None
+    return _read_number(span[sentence.end() :])
+
+
+def _read_equation(span: str, depth: int) -> str | None:
+    *sides, last = (side.strip() for side in span.split("="))
+    if not last or last[0] in "<>" or not all(sides) or sides[-1][-1] in "<>!":
+        return None
+    if _NAME.fullmatch(sides[0]):
+        sides = sides[1:]
+    if not all(map(_ARITHMETIC.fullmatch, sides)):
+        return None
+    key = read_key(last, depth + 1)
+    if key is not None and not key.startswith("text:") or not sides:
+        return key
+    # "18 = 9 * 2": the number is on the left.
+    first = _read_number(sides[0])
+    return first if first is not None and _ARITHMETIC.fullmatch(last) else None
+
+
+_ARTICLE = re.compile(r"(?:the|an|a) (?=[a-z]{2})")
+_MATH = re.compile(r"[\\^_=<>|+*/{}]|[0-9][A-Za-z]|[A-Za-z][0-9]")
+_TIGHT = re.compile(r" ?([-+*/=^_<>|(){}\[\],;:]) ?")
+_OUTER_BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+def _text(span: str) -> str | None:
+    """Opaque spans: mathematics without blanks, prose in lower case without its article."""
+    span = span.replace(UNIT, " ")
+    if _MATH.search(span):
+        span = _TIGHT.sub(r"\1", span)
+    else:
+        span = _ARTICLE.sub("", span.casefold(), count=1)
+    return "text:" + span if span.strip(" .!-") else None
