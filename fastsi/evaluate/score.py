@@ -17,6 +17,7 @@ from fastsi.errors import DataError
 from fastsi.evaluate.calibration import Calibration, calibrate
 from fastsi.evaluate.gold import GoldAnswer
 from fastsi.evaluate.intervals import Interval, bootstrap_difference, bootstrap_mean, wilson
+from fastsi.vote.equations import equations
 
 METRICS = ("greedy", "sample", "majority", "consistency", "parse_rate")
 """Measures that every evaluation has; each is a mean over questions of a value in [0, 1]."""
@@ -134,7 +135,7 @@ def score_question(
     if not texts or len(texts) != len(logprobs):
         raise ValueError(f"{question_id}: {len(texts)} texts and {len(logprobs)} log-probs")
     outcome = vote.vote(list(texts), logprobs=list(logprobs))
-    checks = [vote.equations_true(text) for text in texts]
+    checks = [[each.true for each in equations(text)] for text in texts]
     return ScoredQuestion(
         id=question_id,
         gold=gold.key,
