@@ -8,6 +8,7 @@ the seeds and counts.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterable, Iterator
@@ -74,11 +75,11 @@ def make_problems(split: Split, count: int, seed: int) -> list[Story]:
         raise ConfigError(f"split={split!r}: must be one of {', '.join(get_args(Split))}")
     if count < 0:
         raise ConfigError(f"count={count!r}: must be an integer >= 0")
-    drafts = _drafts(split, seed)
-    stories: list[Story] = []
-    for (family, draft), _ in zip(drafts, range(count), strict=False):
-        stories.append(_write(f"{split}-{seed}-{len(stories)}", family, draft))
-    return stories
+    drafts = itertools.islice(_drafts(split, seed), count)
+    return [
+        _write(f"{split}-{seed}-{index}", family, draft)
+        for index, (family, draft) in enumerate(drafts)
+    ]
 
 
 def _drafts(split: Split, seed: int) -> Iterator[tuple[str, Draft]]:
