@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import operator
+import random
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -124,18 +125,24 @@ def test_every_solution_ends_with_the_answer(split: Split, seed: int) -> None:
 
 
 @pytest.mark.parametrize("family", ["shopping", "giving", "work", "ages"])
-def test_one_question_has_several_correct_lines_of_reasoning(family: str) -> None:
-    """Steps and operands come in different orders, so equal answers do not mean equal text."""
-    signs = set()
+def test_operands_come_in_either_order(family: str) -> None:
+    """So that careful paths to the same answer do not all have the same text."""
     ascending = set()
-    for story in make_problems("pretrain", 1000, seed=0):
-        if story.family == family and len(equations(story.careful)) == 3:
-            expressions = [expression for expression, _ in equations(story.careful)]
-            signs.add("".join(re.sub(r"\d", "", expression) for expression in expressions))
-            first = numbers(next(e for e in expressions if set(e) & set("+*")))
-            ascending.add(first == sorted(first))
-    assert len(signs) >= 2 or family == "work"
+    for story in make_problems("pretrain", 500, seed=0):
+        if story.family == family:
+            first = next(e for e, _ in equations(story.careful) if set(e) & set("+*"))
+            ascending.add(numbers(first) == sorted(numbers(first)))
     assert ascending == {True, False}
+
+
+def test_losses_are_taken_one_by_one_or_together() -> None:
+    signs = Counter(
+        "".join(re.sub(r"\d", "", expression) for expression, _ in equations(story.careful))
+        for story in make_problems("pretrain", 2000, seed=0)
+        if story.family == "giving"
+    )
+    assert set(signs) == {"+--", "++-"}
+    assert min(signs.values()) > 0.4 * signs.total()
 
 
 @settings(deadline=None, max_examples=15)
@@ -219,11 +226,10 @@ def test_bad_arguments_are_refused_by_name() -> None:
 
 
 def test_a_used_up_space_of_questions_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def coin(rng: object) -> Draft:
-        side = getattr(rng, "randint")(0, 99)  # noqa: B009
-        return Draft(
-            f"Is {side} more than 50?", (Step("It is", f"{side}+0", side, "big"),), "", "no"
-        )
+    def coin(rng: random.Random) -> Draft:
+        side = rng.randint(0, 99)
+        step = Step("It is", f"{side}+0", side, "big")
+        return Draft(f"Is {side} more than 50?", (step,), f"{side}+0", "no")
 
     monkeypatch.setattr(stories_module, "FAMILIES", {"coin": (coin, 1)})
     available = sum(split_of(f"Is {side} more than 50?") == "improve" for side in range(100))
