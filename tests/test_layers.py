@@ -166,6 +166,7 @@ def include_complaints(source: str, folder: str) -> list[str]:
         "cpu": ("fastsi/", "core/", "cpu/"),
         "cuda": ("fastsi/", "core/", "cuda/"),
         "bindings": ("fastsi/", "core/", "cpu/", "cuda/", "bindings/"),
+        "tests": ("fastsi/", "core/", "cpu/", "cuda/"),
     }[folder]
     found = []
     for line, text in enumerate(source.splitlines(), 1):
