@@ -105,12 +105,14 @@ def test_readme_example_runs_from_an_empty_directory(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_documents_name_files_that_exist(name: str) -> None:
     text = (ROOT / name).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     quoted = re.findall(r"`((?:fastsi|csrc|tests|benchmarks|docs)/[\w./-]+)`", text)
-    assert [link for link in [*links, *quoted] if not (ROOT / link).exists()] == []
+    named = [link for link in [*links, *quoted] if "NAME" not in link]
+    assert named
+    assert [link for link in named if not (ROOT / link).exists()] == []
 
 
 def test_changelog_has_an_unreleased_head_and_the_licence_is_apache() -> None:
