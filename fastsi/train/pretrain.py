@@ -11,6 +11,7 @@ Documents are packed into rows of fixed length; a token sees its own document al
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import random
 import time
@@ -29,6 +30,8 @@ STEP_BY_STEP = " Let's think step by step."
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 IGNORED = -100
 """Label of positions that carry no loss."""
+_SAMPLE = 20_000
+"""Stories from which the tokenizer is trained and the documents' length is estimated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +279,14 @@ def fit(
     model.eval()
 
 
+def _encode(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Token ids of each document and the end of sequence; a chunk at a time, to save memory."""
+    texts = iter(texts)
+    while chunk := list(itertools.islice(texts, 1000)):
+        for ids in tokenizer(chunk)["input_ids"]:
+            yield [*ids, tokenizer.eos_token_id]
+
+
 def pretrain(
     config: PretrainConfig, out: str | Path, report: Callable[[int, float], None]
 ) -> LlamaForCausalLM:
@@ -283,28 +294,20 @@ def pretrain(
 
     The weights depend on ``config`` alone (and on torch's version and thread count, in rounding).
     """
-    sample = make_problems("pretrain", 20_000, config.seed)
-    tokenizer = train_tokenizer(list(documents(config, sample)), config)
-    end = [tokenizer.eos_token_id]
+    sample = list(documents(config, make_problems("pretrain", _SAMPLE, config.seed)))
+    tokenizer = train_tokenizer(sample, config)
+    tokens = sum(map(len, _encode(tokenizer, sample)))
     # Enough stories to fill every row to the brim, which packing never quite does.
-    mean_tokens = sum(map(len, tokenizer(list(documents(config, sample)))["input_ids"])) / len(
-        sample
+    needed = _SAMPLE * config.steps * config.batch_rows * config.row_tokens / tokens
+    stories = make_problems("pretrain", math.ceil(1.05 * needed), config.seed)
+    rows = pack(_encode(tokenizer, documents(config, stories)), config.row_tokens)
+    size, pad = config.batch_rows, tokenizer.pad_token_id
+    batches = (
+        make_batch(rows[step * size : (step + 1) * size], config.row_tokens, pad)
+        for step in range(config.steps)
     )
-    needed = config.steps * config.batch_rows * config.row_tokens / mean_tokens
-    stories = make_problems("pretrain", math.ceil(1.02 * needed), config.seed)
-    texts = list(documents(config, stories))
-    rows = pack((ids + end for ids in tokenizer(texts)["input_ids"]), config.row_tokens)
     model = build_model(config, tokenizer)
-    size = config.batch_rows
-    fit(
-        model,
-        (
-            make_batch(rows[step * size : (step + 1) * size], config.row_tokens, end[0])
-            for step in range(config.steps)
-        ),
-        config,
-        report,
-    )
+    fit(model, batches, config, report)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return model
