@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 # Whatever ends up in the wheel, or decides how it is built.
-SOURCES := $(shell find fastsi csrc -type f ! -name '*.pyc' ! -name '*.so' ! -path '*/.*') \
+SOURCES := $(shell find fastsi csrc $(wildcard cmake) -type f ! -name '*.pyc' ! -name '*.so' ! -path '*/.*') \
 	pyproject.toml constraints.txt CMakeLists.txt LICENSE README.md
 CXX_SOURCES := $(shell find csrc -type f \( -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' \))
 
