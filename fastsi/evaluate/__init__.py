@@ -3,7 +3,8 @@
 from fastsi.evaluate.calibration import Calibration, CalibrationBin, calibrate
 from fastsi.evaluate.gold import GoldAnswer, match_gold, read_gold
 from fastsi.evaluate.intervals import Interval, bootstrap_difference, bootstrap_mean, wilson
-from fastsi.evaluate.run import EvaluateConfig, Responses, respond, score
+from fastsi.evaluate.problems import Problems
+from fastsi.evaluate.run import EvaluateConfig, Responses, encode_prompts, respond, score
 from fastsi.evaluate.score import (
     METRICS,
     Difference,
@@ -23,12 +24,14 @@ __all__ = [
     "Evaluation",
     "GoldAnswer",
     "Interval",
+    "Problems",
     "Responses",
     "ScoredQuestion",
     "bootstrap_difference",
     "bootstrap_mean",
     "calibrate",
     "compare",
+    "encode_prompts",
     "match_gold",
     "read_gold",
     "respond",

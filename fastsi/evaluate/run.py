@@ -11,7 +11,8 @@ from fastsi.data.templates import Template
 from fastsi.errors import ConfigError
 from fastsi.evaluate.gold import GoldAnswer
 from fastsi.evaluate.score import ScoredQuestion, score_question
-from fastsi.types import Question, RequestOutput, SamplingParams, check_known
+from fastsi.types import Question, SamplingParams, check_known
+from fastsi.vote import EXTRACTORS
 
 if TYPE_CHECKING:
     from fastsi.data.templates import Format
@@ -32,12 +33,15 @@ class EvaluateConfig:
     """Longest path in tokens."""
     seed: int = 0
     """Seed of the sampled paths."""
+    extractor: str = "auto"
+    """How the answer is found in a path; a name from ``fastsi.vote.EXTRACTORS``."""
     block: int = 128
     """Questions sampled in one call of the engine; progress is told after each."""
 
     def __post_init__(self) -> None:
         if self.temperature == 0:
             raise ConfigError("temperature=0: the sampled paths would all be the greedy one")
+        check_known([self.extractor], EXTRACTORS, "extractor")
         if not isinstance(self.block, int) or self.block < 1:
             raise ConfigError(f"block={self.block!r}: must be an integer >= 1")
         self.sampled(())  # SamplingParams checks the rest
@@ -81,13 +85,25 @@ class Responses:
     """Summed log-probability of each sampled path, nats."""
 
 
+def encode_prompts(
+    llm: LLM, questions: Sequence[Question], template: Template, format: Format
+) -> list[list[int]]:
+    """Token ids of every question's prompt.
+
+    Tokenised here and not in the engine, because a chat text brings its own special tokens.
+    """
+    special = template.adds_special_tokens
+    texts = [template.prompt(question.question, format) for question in questions]
+    return [llm.tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
+
+
 def respond(
     llm: LLM,
     questions: Sequence[Question],
     template: Template,
     format: Format,
     config: EvaluateConfig,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Responses]:
     """Sample the greedy path and ``config.paths`` paths of every question, in order.
 
@@ -97,17 +113,18 @@ def respond(
         template: prompt texts.
         format: the prompt format, one whose response is reasoned.
         config: sampling settings.
-        progress: called with (questions done, questions in all).
+        progress: called with the number of questions done since the last call.
 
     Raises:
         PromptTooLong: a question does not fit the model's context.
     """
     stop = template.stop(format)
     responses: list[Responses] = []
-    for begin in range(0, len(questions), config.block):
-        prompts = [template.prompt(q.question, format) for q in questions[begin:][: config.block]]
-        greedy = _generate(llm, template, prompts, config.greedy(stop))
-        sampled = _generate(llm, template, prompts, config.sampled(stop))
+    prompts = encode_prompts(llm, questions, template, format)
+    for begin in range(0, len(prompts), config.block):
+        block: list[Any] = [{"prompt_token_ids": ids} for ids in prompts[begin:][: config.block]]
+        greedy = llm.generate(block, config.greedy(stop), use_tqdm=False)
+        sampled = llm.generate(block, config.sampled(stop), use_tqdm=False)
         for first, group in zip(greedy, sampled, strict=True):
             responses.append(
                 Responses(
@@ -117,7 +134,7 @@ def respond(
                 )
             )
         if progress is not None:
-            progress(len(responses), len(questions))
+            progress(len(block))
     return responses
 
 
@@ -125,6 +142,7 @@ def score(
     questions: Sequence[Question],
     gold: Mapping[str, GoldAnswer],
     responses: Sequence[Responses],
+    extractor: str = "auto",
 ) -> list[ScoredQuestion]:
     """Score responses; entry i of ``responses`` answers ``questions[i]``.
 
@@ -132,16 +150,8 @@ def score(
         KeyError: ``gold`` lacks a question; ``match_gold`` refuses that with a message.
     """
     return [
-        score_question(question.id, gold[question.id], r.greedy, r.texts, r.logprobs)
+        score_question(
+            question.id, gold[question.id], r.greedy, r.texts, r.logprobs, extractor=extractor
+        )
         for question, r in zip(questions, responses, strict=True)
     ]
-
-
-def _generate(
-    llm: LLM, template: Template, prompts: list[str], params: SamplingParams
-) -> list[RequestOutput]:
-    if template.adds_special_tokens:
-        return llm.generate(prompts, params, use_tqdm=False)
-    # A chat text holds its own special tokens: tokenise it here so that none is added twice.
-    tokens = [llm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
-    return llm.generate([{"prompt_token_ids": ids} for ids in tokens], params, use_tqdm=False)

@@ -119,6 +119,8 @@ def score_question(
     greedy_text: str,
     texts: Sequence[str],
     logprobs: Sequence[float],
+    *,
+    extractor: str = "auto",
 ) -> ScoredQuestion:
     """Score one question from its greedy path and its sampled paths.
 
@@ -128,18 +130,19 @@ def score_question(
         greedy_text: response at temperature 0.
         texts: responses of the sampled paths, at least one.
         logprobs: summed log-probability of each, nats; settles tied votes.
+        extractor: how the answer is found; one of ``fastsi.vote.EXTRACTORS``.
 
     Raises:
         ValueError: no sampled path, or as many log-probs as texts are not given.
     """
     if not texts or len(texts) != len(logprobs):
         raise ValueError(f"{question_id}: {len(texts)} texts and {len(logprobs)} log-probs")
-    outcome = vote.vote(list(texts), logprobs=list(logprobs))
+    outcome = vote.vote(list(texts), logprobs=list(logprobs), extractor=extractor)
     checks = [[each.true for each in equations(text)] for text in texts]
     return ScoredQuestion(
         id=question_id,
         gold=gold.key,
-        greedy_answer=vote.answer_key(greedy_text),
+        greedy_answer=vote.answer_key(greedy_text, extractor=extractor),
         winner=outcome.winner,
         paths=len(texts),
         correct=outcome.counts.get(gold.key, 0),

@@ -1,0 +1,396 @@
+"""The package's face: the engine with a vote, and one function per kind of work.
+
+Plain values in, plain values out; the command line is a thin layer over this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.resources
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastsi import engine
+from fastsi import vote as voting
+from fastsi.data.manifest import Manifest
+from fastsi.data.questions import read_records
+from fastsi.data.templates import PromptConfig, Template
+from fastsi.errors import ArtifactError, ConfigError, DataError
+from fastsi.evaluate import Problems, compare, encode_prompts, store
+from fastsi.train.checkpoint import fingerprint
+from fastsi.train.config import ImproveConfig
+from fastsi.train.progress import Reporter
+from fastsi.train.rounds import open_run, run_rounds
+from fastsi.train.sample import path_rows
+from fastsi.train.sampler import check_lengths, context_length
+from fastsi.train.tables import PATHS, VOTES, write_table
+from fastsi.types import Question, RequestOutput, SamplingParams, Vote, check_known
+
+BUILTIN = "builtin"
+"""Name of the bundled base model."""
+EVALUATION = "evaluation"
+"""Name of the folder with a run's evaluations, inside the run folder."""
+PAPER_SAMPLING = SamplingParams(n=32, temperature=0.7, max_tokens=256)
+"""What the method's paper samples with."""
+_BLOCK = 64
+"""Questions sampled in one call of the engine; progress is told after each."""
+
+
+class LLM(engine.LLM):
+    """The engine, with a vote on top."""
+
+    def vote(
+        self,
+        prompts: str | Sequence[str],
+        sampling_params: SamplingParams | None = None,
+        extractor: str = "auto",
+        stopping: None = None,
+    ) -> list[Vote]:
+        """Sample ``sampling_params.n`` paths per prompt and vote on their answers.
+
+        Args:
+            prompts: one prompt text or several.
+            sampling_params: how to sample; None: 32 paths at temperature 0.7, 256 tokens at most.
+            extractor: how the answer is found in a text; one of ``fastsi.vote.EXTRACTORS``.
+            stopping: when to stop before all paths are sampled; only None (never) exists.
+
+        Returns:
+            One vote per prompt, in order.
+
+        Raises:
+            ConfigError: an unknown extractor or stopping rule.
+        """
+        if stopping is not None:
+            raise ConfigError(
+                f"stopping={stopping!r}: the only choice is None, which samples every path"
+            )
+        check_known([extractor], voting.EXTRACTORS, "extractor")
+        outputs = self.generate(prompts, sampling_params or PAPER_SAMPLING, use_tqdm=False)
+        return [_vote_on(group, extractor) for group in outputs]
+
+
+Model: TypeAlias = str | Path | LLM
+"""A loaded model, or what names one: a folder, a hub id, a .gguf file, or ``builtin``."""
+
+
+def load_model(model: Model, **options: Any) -> LLM:
+    """The engine on a model.
+
+    Args:
+        model: what to load; a loaded one is returned as it is.
+        options: keyword arguments of ``fastsi.engine.LLM``.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    if isinstance(model, LLM):
+        return model
+    return LLM(str(builtin_model() if model == BUILTIN else model), **options)
+
+
+def builtin_model() -> Path:
+    """The folder of the bundled base model."""
+    return Path(str(importlib.resources.files("fastsi"))) / "assets" / "base"
+
+
+def prompt_config(values: Mapping[str, Any]) -> PromptConfig:
+    """Prompt settings from a mapping such as a TOML table.
+
+    Raises:
+        ConfigError: unknown key or bad value.
+    """
+    names = [field.name for field in dataclasses.fields(PromptConfig)]
+    check_known(values, names, "prompt field")
+    return PromptConfig(**values)
+
+
+def sample(
+    model: Model,
+    questions: Sequence[Question],
+    *,
+    out: str | Path,
+    sampling: SamplingParams = PAPER_SAMPLING,
+    prompt: PromptConfig | None = None,
+    extractor: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Sample paths of every question into a Parquet file with the columns of ``paths.parquet``.
+
+    Args:
+        model: which model.
+        questions: what to ask, ids unique.
+        out: file to write; it must not exist.
+        sampling: how to sample; ``n`` paths per question. Its stop strings, if any, replace those
+            that fit the prompt style.
+        prompt: how questions are put; None: the defaults.
+        extractor: how the answer is found; one of ``fastsi.vote.EXTRACTORS``.
+        progress: show a bar on standard error if it is a terminal.
+
+    Returns:
+        Counts of questions, paths and tokens, ``parse_rate``, ``tokens_per_s``, ``seconds`` per
+        phase, and ``out``.
+
+    Raises:
+        ArtifactError: ``out`` exists or cannot be written.
+        PromptTooLong: a question does not fit the model's context; nothing was sampled.
+    """
+    check_known([extractor], voting.EXTRACTORS, "extractor")
+    out = _new_file(out)
+    prompt = prompt or PromptConfig()
+    seconds = _Seconds()
+    with seconds.phase("load"):
+        llm = load_model(model)
+    template = Template.from_config(prompt, llm.tokenizer)
+    ids = encode_prompts(llm, questions, template, prompt.sample_format)
+    check_lengths(questions, ids, context_length(llm.model))
+    if not sampling.stop:
+        sampling = dataclasses.replace(sampling, stop=template.stop(prompt.sample_format))
+    rows: list[dict[str, Any]] = []
+    with seconds.phase("sample"), Reporter(progress).phase("sample", len(questions)) as advance:
+        for begin in range(0, len(questions), _BLOCK):
+            block = questions[begin : begin + _BLOCK]
+            outputs = llm.generate(
+                [{"prompt_token_ids": each} for each in ids[begin : begin + _BLOCK]],
+                sampling,
+                use_tqdm=False,
+            )
+            rows += path_rows(block, outputs, extractor)
+            advance(len(block), "")
+    write_table(out, PATHS, rows)
+    tokens = sum(row["num_tokens"] for row in rows)
+    return {
+        "out": str(out),
+        "questions": len(questions),
+        "paths": len(rows),
+        "tokens": tokens,
+        "parse_rate": sum(row["answer"] is not None for row in rows) / len(rows),
+        "tokens_per_s": tokens / seconds["sample"],
+        "seconds": dict(seconds),
+    }
+
+
+def vote(
+    paths: str | Path,
+    *,
+    text_field: str = "text",
+    group_field: str = "question_id",
+    logprob_field: str = "cumulative_logprob",
+    extractor: str = "auto",
+    out: str | Path | None = None,
+) -> dict[str, Vote]:
+    """Vote over paths that are already in a file, one row per path.
+
+    Args:
+        paths: a ``.jsonl`` or ``.parquet`` file.
+        text_field: column with a path's text.
+        group_field: column that names the question.
+        logprob_field: column with the path's summed log-probability, nats; settles ties where the
+            file has it.
+        extractor: how the answer is found; one of ``fastsi.vote.EXTRACTORS``.
+        out: Parquet file for the votes, with the columns of ``votes.parquet``; it must not exist.
+
+    Returns:
+        Votes by question, in order of first appearance.
+
+    Raises:
+        DataError: the file is malformed or lacks a column.
+        ArtifactError: ``out`` exists or cannot be written.
+    """
+    check_known([extractor], voting.EXTRACTORS, "extractor")
+    out = None if out is None else _new_file(out)
+    texts: dict[str, list[str]] = {}
+    logprobs: dict[str, list[float]] = {}
+    for line, row in _path_records(Path(paths)):
+        for field, kind in ((group_field, str | int), (text_field, str)):
+            if not isinstance(row.get(field), kind):
+                message = "must be a string" if field in row else "missing field"
+                raise DataError(message, path=paths, line=line, field=field, value=row.get(field))
+        group = str(row[group_field])
+        texts.setdefault(group, []).append(row[text_field])
+        logprob = row.get(logprob_field)
+        if isinstance(logprob, int | float):
+            logprobs.setdefault(group, []).append(float(logprob))
+    if not texts:
+        raise DataError("no paths in the file", path=paths)
+    votes = {}
+    for group, members in texts.items():
+        known = logprobs.get(group)
+        usable = known if known is not None and len(known) == len(members) else None
+        votes[group] = voting.vote(members, logprobs=usable, extractor=extractor)
+    if out is not None:
+        write_table(out, VOTES, [_vote_row(name, each) for name, each in votes.items()])
+    return votes
+
+
+def vote_record(outcome: Vote) -> dict[str, Any]:
+    """A vote as JSON values."""
+    record = dataclasses.asdict(outcome)
+    return record | {"counts": dict(outcome.counts), "keys": list(outcome.keys)}
+
+
+def evaluate_model(
+    model: Model,
+    problems: Problems,
+    *,
+    folder: str | Path | None = None,
+    name: str = "evaluation",
+    weights: str | None = None,
+    progress: bool = True,
+) -> store.StoredEvaluation:
+    """Evaluate one model against gold answers.
+
+    Args:
+        model: which model.
+        problems: questions, gold answers, prompts and sampling settings.
+        folder: where to keep responses and scores, for a report and so that the same evaluation is
+            not repeated; None: nowhere.
+        name: under which the folder keeps them.
+        weights: fingerprint that the model must have; None: any.
+        progress: show a bar on standard error if it is a terminal.
+
+    Raises:
+        ArtifactError: the folder holds evaluations of other problems, or cannot be written.
+        ConfigError: the model has another fingerprint.
+        PromptTooLong: a question does not fit the model's context; nothing was sampled.
+    """
+    if folder is None:
+        return _evaluate(load_model(model), problems, name, progress)
+    # Entered before the model is loaded: a folder that will not do is refused at once.
+    with Manifest(folder, problems.identity()) as kept:
+        llm = load_model(model)
+        found = fingerprint(llm.model)
+        if weights not in (None, found):
+            raise ConfigError(
+                f"model={str(model)!r}: has the fingerprint {found}; the run began with {weights}"
+            )
+        if not store.is_stored(kept, name, found):
+            store.save(kept, name, _evaluate(llm, problems, name, progress), found)
+    return store.load(folder, name)
+
+
+def improve(
+    model: Model,
+    questions: Sequence[Question],
+    out: str | Path,
+    *,
+    config: ImproveConfig | None = None,
+    problems: Problems | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run label-free rounds, and evaluate before and after where there are problems to do it on.
+
+    Interrupted at any moment, the same call goes on where it was.
+
+    Args:
+        model: the base model.
+        questions: what to learn from; without answers, ids unique.
+        out: the run folder, new or of the same run.
+        config: all settings of the rounds; None: the defaults.
+        problems: held-out questions with gold answers; they touch evaluation alone.
+        progress: show bars on standard error if it is a terminal.
+
+    Returns:
+        ``folder``, ``checkpoint``, ``rounds`` (metrics of each), ``seconds`` per phase, and with
+        problems ``before``, ``after`` and ``change``.
+
+    Raises:
+        ArtifactError: the folder is of another run, damaged, or cannot be written.
+        FastsiError: what the rounds refuse (``fastsi.train.rounds.run_rounds``).
+    """
+    config = config or ImproveConfig()
+    seconds = _Seconds()
+    with seconds.phase("load"):
+        llm = load_model(model)
+    with open_run(llm, config, questions, out):
+        pass
+    kept = Path(out) / EVALUATION
+    if problems is not None:
+        before = evaluate_model(llm, problems, folder=kept, name="before", progress=progress)
+        seconds["evaluate_before"] = before.seconds
+    reports = run_rounds(llm, config, questions, out, progress)
+    for report in reports:
+        for phase, spent in report.seconds.items():
+            seconds[phase] = seconds.get(phase, 0.0) + spent
+    result: dict[str, Any] = {
+        "folder": str(out),
+        "checkpoint": reports[-1].checkpoint,
+        "rounds": [dataclasses.asdict(report) for report in reports],
+    }
+    if problems is not None:
+        after = evaluate_model(llm, problems, folder=kept, name="after", progress=progress)
+        seconds["evaluate_after"] = after.seconds
+        result |= comparison(before, after)
+    return result | {"seconds": dict(seconds)}
+
+
+def comparison(
+    before: store.StoredEvaluation, after: store.StoredEvaluation, pass_at: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Two evaluations of the same problems as JSON values: ``before``, ``after``, ``change``."""
+    change = compare(before.rows, after.rows)
+    return {
+        "before": before.summary(pass_at).to_json(),
+        "after": after.summary(pass_at).to_json(),
+        "change": {name: dataclasses.asdict(each) for name, each in change.items()},
+    }
+
+
+class _Seconds(dict[str, float]):
+    """Wall time by phase."""
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self[name] = time.perf_counter() - began
+
+
+def _evaluate(llm: LLM, problems: Problems, name: str, progress: bool) -> store.StoredEvaluation:
+    template = Template.from_config(problems.prompt, llm.tokenizer)
+    ids = encode_prompts(llm, problems.questions, template, problems.prompt.sample_format)
+    check_lengths(problems.questions, ids, context_length(llm.model))
+    count = len(problems.questions)
+    label = "evaluate" if name == "evaluation" else f"evaluate {name}"
+    with Reporter(progress).phase(label, count) as advance:
+        return problems.evaluate(llm, lambda done: advance(done, ""))
+
+
+def _vote_on(group: RequestOutput, extractor: str) -> Vote:
+    return voting.vote(
+        [path.text for path in group.outputs],
+        logprobs=[path.cumulative_logprob for path in group.outputs],
+        extractor=extractor,
+    )
+
+
+def _vote_row(name: str, outcome: Vote) -> dict[str, Any]:
+    row = vote_record(outcome)
+    del row["keys"]
+    counts = [{"answer": key, "votes": votes} for key, votes in outcome.counts.items()]
+    return row | {"question_id": name, "counts": counts}
+
+
+def _path_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    if path.suffix != ".parquet":
+        return list(read_records(path))
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except OSError as error:
+        raise DataError(f"cannot read the file: {error.strerror or error}", path=path) from None
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"not a readable Parquet file: {reason}", path=path) from None
+    return list(enumerate(rows, start=1))
+
+
+def _new_file(path: str | Path) -> Path:
+    path = Path(path)
+    if path.exists():
+        raise ArtifactError(f"{path}: exists; give another name, nothing is overwritten")
+    return path

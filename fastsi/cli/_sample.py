@@ -1,0 +1,83 @@
+"""``fastsi sample``: reasoning paths of every question into a Parquet file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastsi.cli import _options
+from fastsi.cli._config import build, config_option, merge, set_option
+from fastsi.cli._output import key_value_table, output, percent
+from fastsi.types import SamplingParams
+
+NAME = "sample"
+HELP = "Sample reasoning paths for questions into a Parquet file (paths.parquet's columns)."
+TABLES = ("sampling", "prompt")
+DEFAULTS = {"sampling": {"n": 32, "temperature": 0.7, "max_tokens": 256, "seed": 0}}
+"""The paper's settings, where they differ from ``SamplingParams``."""
+
+
+def command(
+    context: typer.Context,
+    model: _options.Model,
+    questions: _options.Questions,
+    out_file: Annotated[
+        Path,
+        typer.Option("--out", help="Parquet file to write; it must not exist.", metavar="FILE"),
+    ],
+    n: Annotated[
+        int | None, typer.Option("--n", "--paths", help="Paths per question.", show_default="32")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature; 0 is greedy.", show_default="0.7")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longest path, in tokens.", show_default="256")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the paths' random streams.", show_default="0")
+    ] = None,
+    exemplars: _options.Exemplars = None,
+    limit: _options.Limit = None,
+    settings: Annotated[list[str] | None, set_option(*TABLES)] = None,
+    config: Annotated[Path | None, config_option(*TABLES)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Sample and write; any field of SamplingParams can be set in the table [sampling]."""
+    tables = merge(
+        context,
+        settings or (),
+        {
+            "sampling.n": n,
+            "sampling.temperature": temperature,
+            "sampling.max_tokens": max_tokens,
+            "sampling.seed": seed,
+            "prompt.exemplars": exemplars,
+        },
+        tables=TABLES,
+        defaults=DEFAULTS,
+    )
+    params = build(context, lambda t: SamplingParams.from_dict(t.get("sampling", {})), tables)
+
+    from fastsi import api
+    from fastsi.data.questions import read_questions
+
+    prompt = build(context, lambda t: api.prompt_config(t.get("prompt", {})), tables)
+    with output(as_json) as out:
+        chosen = read_questions(questions)[:limit]
+        result = api.sample(model, chosen, out=out_file, sampling=params, prompt=prompt)
+        out.table(
+            key_value_table(
+                f"{out_file}",
+                {
+                    "questions": result["questions"],
+                    "paths": result["paths"],
+                    "tokens": result["tokens"],
+                    "parsed %": percent(result["parse_rate"]),
+                    "seconds": f"{result['seconds']['sample']:.1f}",
+                },
+            )
+        )
+        out.record(result)
