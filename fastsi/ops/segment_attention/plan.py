@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,7 @@ class SegmentPlan:
     """[S]: 1 where some row may be earlier than some token of the span."""
     row_pos: torch.Tensor
     """[R]: absolute position of each row's token."""
-    _prepared: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _prepared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         segments = self.kv_len.shape[0]
@@ -106,9 +106,9 @@ class SegmentPlan:
         moved = {name: getattr(self, name).to(device) for name in FIELDS}
         return dataclasses.replace(self, **moved)
 
-    def prepared(self, backend: str, build: Callable[[SegmentPlan], Any]) -> Any:
-        """What ``build`` makes of this plan, made once and shared by all layers of the step."""
-        made = self._prepared.get(backend)
+    def prepared(self, key: Hashable, build: Callable[[], Any]) -> Any:
+        """What a backend makes of this plan, made once and shared by all layers of the step."""
+        made = self._prepared.get(key)
         if made is None:
-            made = self._prepared[backend] = build(self)
+            made = self._prepared[key] = build()
         return made

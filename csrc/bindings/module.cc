@@ -1,0 +1,89 @@
+// Python face of fastsi_core: converts, releases the GIL, calls. Python owns all memory.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fastsi/isa.h"
+#include "fastsi/ops.h"
+#include "fastsi/parallel.h"
+#include "fastsi/philox.h"
+
+namespace py = pybind11;
+using fastsi::TensorView;
+
+namespace {
+
+TensorView make_view(std::uintptr_t data, const py::tuple& shape, const py::tuple& stride,
+                     int dtype) {
+  TensorView view;
+  FASTSI_CHECK(shape.size() == stride.size() && shape.size() <= fastsi::kMaxDims,
+               "TensorView: at most ", fastsi::kMaxDims, " dimensions, one stride each");
+  FASTSI_CHECK(0 <= dtype && dtype < fastsi::kNumDTypes, "TensorView: no dtype ", dtype);
+  view.data = reinterpret_cast<void*>(data);
+  view.dtype = static_cast<fastsi::DType>(dtype);
+  view.dims = static_cast<int>(shape.size());
+  for (int i = 0; i < view.dims; ++i) {
+    view.shape[i] = shape[i].cast<std::int64_t>();
+    view.stride[i] = stride[i].cast<std::int64_t>();
+  }
+  return view;
+}
+
+void bind_ops(py::module_& m) {
+  using Release = py::call_guard<py::gil_scoped_release>;
+  using fastsi::AttentionOptions;
+  using fastsi::SegmentPlan;
+  using V = const TensorView&;
+  py::class_<SegmentPlan>(m, "SegmentPlan")
+      .def(py::init<V, V, V, V, V, V, V, V, V, std::int64_t>());
+  m.def(
+      "segment_attention",
+      [](V q, V k_cache, V v_cache, const SegmentPlan& plan, double scale, double softcap,
+         std::int64_t window, V out, V lse, int threads) {
+        const AttentionOptions options{scale, softcap, window};
+        fastsi::segment_attention(q, k_cache, v_cache, plan, options, out, lse, threads);
+      },
+      Release());
+  m.def("merge_states", &fastsi::merge_states, Release());
+  m.def("kv_write", &fastsi::kv_write, Release());
+  m.def(
+      "sample_tokens",
+      [](V logits, const std::array<TensorView, 6>& params, const TensorView* row_index,
+         const std::optional<std::array<TensorView, 8>>& adjust,
+         const std::array<TensorView, 4>& result, int threads) {
+        const auto& p = params;
+        fastsi::LogitAdjust change;
+        if (adjust) {
+          const auto& a = *adjust;
+          change = {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]};
+        }
+        fastsi::sample_tokens(logits, {p[0], p[1], p[2], p[3], p[4], p[5]}, row_index,
+                              adjust ? &change : nullptr,
+                              {result[0], result[1], result[2], result[3]}, threads);
+      },
+      Release());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "C++ kernels of fastsi; called through fastsi.ops";
+  py::class_<TensorView>(m, "TensorView").def(py::init(&make_view));
+  m.def("set_isa", &fastsi::set_isa, py::arg("name"));
+  m.def("isa", [] { return fastsi::name_of(fastsi::isa()); });
+  m.def("available_isas", [] {
+    std::vector<std::string> names;
+    for (auto isa : {fastsi::Isa::portable, fastsi::Isa::avx2, fastsi::Isa::avx512}) {
+      if (fastsi::isa_available(isa)) names.emplace_back(fastsi::name_of(isa));
+    }
+    return names;
+  });
+  m.def("thread_pool", &fastsi::thread_pool_name);
+  m.def("philox", &fastsi::philox, py::arg("counter"), py::arg("key"));
+  m.def("uniform", &fastsi::uniform, py::arg("key"), py::arg("position"));
+  bind_ops(m);
+}

@@ -1,0 +1,211 @@
+#include "fastsi/parallel.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#if defined(__linux__)
+#include <link.h>
+#endif
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace fastsi {
+namespace {
+
+// One loop: threads take indices from a shared counter until none is left.
+struct Loop {
+  std::int64_t count;
+  LoopBody body;
+  void* context;
+  std::atomic<std::int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error{};  // written by the thread that set `failed`
+
+  void run() noexcept {
+    for (;;) {
+      const std::int64_t index = next.fetch_add(1, std::memory_order_relaxed);
+      if (index >= count) return;
+      try {
+        body(context, index);
+      } catch (...) {
+        if (!failed.exchange(true)) error = std::current_exception();
+        next.store(count, std::memory_order_relaxed);
+      }
+    }
+  }
+};
+
+// Threads of our own, for processes without an OpenMP runtime and for children of a fork.
+class Pool {
+ public:
+  void run(Loop& loop, int threads) {
+    std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
+    if (!turn.owns_lock()) {  // another thread's loop holds the pool
+      loop.run();
+      return;
+    }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      grow(threads - 1);
+      loop_ = &loop;
+      wanted_ = running_ = std::min(threads - 1, workers_);
+      ++generation_;
+    }
+    start_.notify_all();
+    loop.run();
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return running_ == 0; });
+    loop_ = nullptr;
+  }
+
+ private:
+  void work(int id);
+
+  void grow(int wanted) {
+    try {
+      for (; workers_ < wanted; ++workers_)
+        std::thread([this, id = workers_] { work(id); }).detach();
+    } catch (const std::system_error&) {
+      // Out of threads: the loop runs on those there are.
+    }
+  }
+
+  std::mutex turn_, mutex_;
+  std::condition_variable start_, done_;
+  Loop* loop_ = nullptr;
+  int workers_ = 0, wanted_ = 0, running_ = 0;
+  std::uint64_t generation_ = 0;
+};
+
+thread_local bool inside_own_pool = false;
+std::atomic<bool> forked{false};
+// Never destroyed: workers are detached and may outlive static destructors.
+std::atomic<Pool*> own_pool{nullptr};
+
+// The child of a fork has none of its parent's pool threads, and an OpenMP runtime that was used
+// before the fork would wait for them forever. Registered when the library is loaded, because torch
+// may have used the runtime before this library's first loop.
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] {
+  forked.store(true);
+  own_pool.store(nullptr);  // leaked: its threads and locks did not survive either
+});
+
+void Pool::work(int id) {
+  inside_own_pool = true;
+  std::uint64_t seen = 0;
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    start_.wait(lock, [&] { return generation_ != seen; });
+    seen = generation_;
+    if (id >= wanted_) continue;
+    Loop* loop = loop_;
+    lock.unlock();
+    loop->run();
+    lock.lock();
+    if (--running_ == 0) done_.notify_one();
+  }
+}
+
+Pool& pool() {
+  Pool* found = own_pool.load();
+  if (found == nullptr) {
+    Pool* made = new Pool;
+    if (own_pool.compare_exchange_strong(found, made)) return *made;
+    delete made;
+  }
+  return *found;
+}
+
+struct OpenMp {
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+  int (*in_parallel)() = nullptr;
+
+  bool usable() const { return parallel != nullptr && in_parallel != nullptr; }
+
+  void resolve(void* library) {
+    parallel = reinterpret_cast<decltype(parallel)>(dlsym(library, "GOMP_parallel"));
+    in_parallel = reinterpret_cast<decltype(in_parallel)>(dlsym(library, "omp_in_parallel"));
+  }
+};
+
+#if defined(__linux__)
+// Looks for a runtime that is loaded but not visible to RTLD_DEFAULT.
+int try_library(dl_phdr_info* info, std::size_t, void* result) {
+  const char* path = info->dlpi_name;
+  if (path == nullptr || (!std::strstr(path, "libgomp") && !std::strstr(path, "libomp") &&
+                          !std::strstr(path, "libiomp"))) {
+    return 0;
+  }
+  void* library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr) return 0;
+  auto* found = static_cast<OpenMp*>(result);
+  found->resolve(library);
+  return found->usable() ? 1 : 0;
+}
+#endif
+
+const OpenMp& openmp() {
+  static const OpenMp runtime = [] {
+    OpenMp found;
+    found.resolve(RTLD_DEFAULT);
+#if defined(__linux__)
+    if (!found.usable()) dl_iterate_phdr(try_library, &found);
+#endif
+    return found;
+  }();
+  return runtime;
+}
+
+struct Scratch {
+  void* data = nullptr;
+  std::size_t bytes = 0;
+  ~Scratch() { std::free(data); }
+};
+
+}  // namespace
+
+void parallel_for(std::int64_t count, int threads, LoopBody body, void* context) {
+  Loop loop{count, body, context};
+  const OpenMp& runtime = openmp();
+  const bool team = runtime.usable() && !forked.load(std::memory_order_relaxed);
+  if (threads <= 1 || count <= 1 || inside_own_pool || (team && runtime.in_parallel())) {
+    loop.run();
+  } else if (team) {
+    // Always the caller's full thread count: a smaller team would make the runtime end threads
+    // that torch's next loop starts again.
+    runtime.parallel([](void* data) { static_cast<Loop*>(data)->run(); }, &loop,
+                     static_cast<unsigned>(threads), 0);
+  } else {
+    inside_own_pool = true;  // a body that loops again runs serially
+    pool().run(loop, threads);
+    inside_own_pool = false;
+  }
+  if (loop.error) std::rethrow_exception(loop.error);
+}
+
+const char* thread_pool_name() { return openmp().usable() && !forked.load() ? "openmp" : "std"; }
+
+void* thread_scratch(std::size_t bytes) {
+  thread_local Scratch scratch;
+  if (scratch.bytes < bytes) {
+    constexpr std::size_t kAlign = 64;
+    std::free(scratch.data);
+    scratch.bytes = 0;
+    const std::size_t rounded = (bytes + bytes / 2 + kAlign - 1) / kAlign * kAlign;
+    scratch.data = std::aligned_alloc(kAlign, rounded);
+    if (scratch.data == nullptr) throw std::bad_alloc();
+    scratch.bytes = rounded;
+  }
+  return scratch.data;
+}
+
+}  // namespace fastsi

@@ -1,0 +1,23 @@
+#include "kernels.h"
+
+#include "fastsi/isa.h"
+
+namespace fastsi {
+
+const Kernels& kernels() {
+#define FASTSI_TABLE(isa)                                                                \
+  {                                                                                      \
+    isa::attention_scratch, isa::attention, isa::merge, isa::sample_scratch, isa::sample \
+  }
+  static constexpr Kernels table[] = {
+      FASTSI_TABLE(portable),
+#if defined(FASTSI_X86_KERNELS)
+      FASTSI_TABLE(avx2),
+      FASTSI_TABLE(avx512),
+#endif
+  };
+#undef FASTSI_TABLE
+  return table[static_cast<int>(isa())];
+}
+
+}  // namespace fastsi

@@ -1,0 +1,81 @@
+// What the per-instruction-set kernels take and the table that reaches them. Arguments are raw and
+// already checked; the callers in segment_attention.cc, merge_states.cc and sample_tokens.cc own
+// checks, scratch and threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "fastsi/ops.h"
+
+namespace fastsi {
+
+// Attention of rows [row_first, row_last) for the query heads of one key/value head.
+struct AttentionTask {
+  DType dtype;
+  const void *q, *k_cache, *v_cache;
+  void *out, *lse;  // contiguous
+  std::int64_t q_row_stride, q_head_stride;
+  std::int64_t q_heads, kv_heads, head_dim, page_size;
+  const SegmentPlan::Segment* segments;
+  const std::int32_t *pages, *row_pos;
+  AttentionOptions options;
+};
+struct AttentionBlock {
+  std::int64_t row_first, row_last, kv_head;
+  const std::int32_t* segments;  // those that meet the rows, in plan order
+  std::int64_t num_segments;
+};
+
+// Merge of the n partial states of one row.
+struct MergeTask {
+  DType dtype;
+  const void *outs, *lses;
+  void *out, *lse;  // contiguous
+  std::int64_t n, heads, head_dim;
+  std::int64_t outs_stride[3], lses_stride[3];  // partial, row, head
+};
+
+// Draw of one row.
+struct SampleTask {
+  DType dtype;
+  const void* logits;
+  std::int64_t vocab;
+  double temperature, top_p, min_p, u;
+  std::int64_t top_k;
+  const std::int32_t *token_ids, *count;  // adjusted tokens
+  const float* bias;
+  const std::uint8_t* in_prompt;
+  std::int64_t num_adjusted;
+  double repetition, presence, frequency;
+};
+struct SampleResult {
+  std::int64_t token;  // -1: NaN, +inf or no finite logit
+  double logprob, logprob_full, kept_mass;
+};
+
+#define FASTSI_DECLARE_KERNELS(isa)                                                      \
+  namespace isa {                                                                        \
+  std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows);           \
+  void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch); \
+  void merge(const MergeTask& task, std::int64_t row);                                   \
+  std::size_t sample_scratch(const SampleTask& task);                                    \
+  SampleResult sample(const SampleTask& task, void* scratch);                            \
+  }
+FASTSI_DECLARE_KERNELS(portable)
+FASTSI_DECLARE_KERNELS(avx2)
+FASTSI_DECLARE_KERNELS(avx512)
+#undef FASTSI_DECLARE_KERNELS
+
+struct Kernels {
+  decltype(&portable::attention_scratch) attention_scratch;
+  decltype(&portable::attention) attention;
+  decltype(&portable::merge) merge;
+  decltype(&portable::sample_scratch) sample_scratch;
+  decltype(&portable::sample) sample;
+};
+
+// Those of the instruction set in force.
+const Kernels& kernels();
+
+}  // namespace fastsi

@@ -1,0 +1,317 @@
+// Draw of one token by inversion of one uniform. Compiled once per instruction set; see kernels.h.
+//
+// The vocabulary is cut into fixed blocks. The first pass finds the maximum of every block and
+// refuses NaN; the second sums the weights exp((z - max) / T) of every block in float64. The draw
+// adds block sums in order until they exceed u * total, then looks inside that block alone.
+// Truncation turns min-p, top-k and top-p into one lower bound on z, found by selection among the
+// few tokens that can be near it; blocks whose maximum is below the bound are never read again.
+#include "kernels.h"
+#include "simd.h"
+
+namespace fastsi {
+namespace FASTSI_ISA {
+namespace {
+
+constexpr std::int64_t kBlock = 64;  // tokens
+
+std::int64_t blocks_of(std::int64_t vocab) { return (vocab + kBlock - 1) / kBlock; }
+
+// Puts the value at the edge of the heaviest prefix: the largest e in z[0..n) for which the weights
+// of {z >= e} sum to at least `need`; -inf if all of them do not. Reorders z and weight. Expected
+// linear time.
+template <class T>
+T select_edge(T* z, T* weight, std::int64_t n, double need) {
+  std::uint32_t random = 12345;
+  while (n > 0) {
+    random = random * 1664525u + 1013904223u;
+    const T pivot =
+        z[static_cast<std::int64_t>((std::uint64_t{random} * static_cast<std::uint64_t>(n)) >> 32)];
+    const auto swap = [&](std::int64_t a, std::int64_t b) {
+      const T x = z[a], w = weight[a];
+      z[a] = z[b], weight[a] = weight[b];
+      z[b] = x, weight[b] = w;
+    };
+    // [0, above) > pivot, [above, i) == pivot, [below, n) < pivot.
+    std::int64_t above = 0, i = 0, below = n;
+    double mass_above = 0, mass_equal = 0;
+    while (i < below) {
+      if (z[i] > pivot) {
+        mass_above += weight[i];
+        swap(above++, i++);
+      } else if (z[i] < pivot) {
+        swap(i, --below);
+      } else {
+        mass_equal += weight[i++];
+      }
+    }
+    if (mass_above >= need) {
+      n = above;
+    } else if (mass_above + mass_equal >= need) {
+      return pivot;
+    } else {
+      need -= mass_above + mass_equal;
+      z += below;
+      weight += below;
+      n -= below;
+    }
+  }
+  return -INFINITY;
+}
+
+template <class S>
+class Draw {
+  using T = Arith<S>;
+  static constexpr int W = kLanes<T>;
+
+ public:
+  static std::size_t scratch(std::int64_t vocab) {
+    const std::int64_t blocks = blocks_of(vocab), padded = blocks * kBlock;
+    return static_cast<std::size_t>(blocks) * sizeof(double) +
+           static_cast<std::size_t>(3 * padded + blocks + 2 * kBlock) * sizeof(T);
+  }
+
+  Draw(const SampleTask& task, void* memory)
+      : task_(task), blocks_(blocks_of(task.vocab)), greedy_(task.temperature == 0) {
+    block_sum_ = static_cast<double*>(memory);
+    z_copy_ = reinterpret_cast<T*>(block_sum_ + blocks_);
+    candidate_ = z_copy_ + blocks_ * kBlock;
+    candidate_weight_ = candidate_ + blocks_ * kBlock;
+    block_max_ = candidate_weight_ + blocks_ * kBlock;
+    weight_ = block_max_ + blocks_;
+    tail_ = weight_ + kBlock;
+    temperature_ = greedy_ ? T{1} : static_cast<T>(task.temperature);
+  }
+
+  SampleResult run() {
+    place_logits();
+    if (!find_maxima()) return {-1, 0, 0, 0};
+    const double full = sum_blocks();
+    double kept = full;
+    std::int64_t token;
+    if (greedy_) {
+      token = first_maximum();
+    } else {
+      if (set_bounds(full)) kept = sum_blocks();
+      token = invert(task_.u * kept);
+    }
+    const double shifted =
+        (static_cast<double>(block(token / kBlock)[token % kBlock]) - static_cast<double>(max_)) /
+        static_cast<double>(temperature_);
+    return {token, shifted - std::log(kept), shifted - std::log(full), kept / full};
+  }
+
+ private:
+  // Logits in arithmetic type: in place if nothing has to change, else a copy. The last, partial
+  // block always goes to a copy padded with -inf.
+  void place_logits() {
+    const auto* logits = static_cast<const S*>(task_.logits);
+    const std::int64_t whole = task_.vocab / kBlock * kBlock;
+    T* tail = tail_;
+    if constexpr (sizeof(S) == sizeof(T)) z_ = reinterpret_cast<const T*>(logits);
+    if (sizeof(S) != sizeof(T) || task_.num_adjusted > 0) {
+      for (std::int64_t i = 0; i < whole; i += W) store<T>(z_copy_ + i, load_as<S>(logits + i));
+      z_ = z_copy_;
+      tail = z_copy_ + whole;
+    }
+    for (std::int64_t i = whole; i < blocks_ * kBlock; ++i) {
+      tail[i - whole] = i < task_.vocab ? to_arith(logits[i]) : -INFINITY;
+    }
+    last_ = whole < task_.vocab ? tail : z_ + whole - kBlock;
+    for (std::int64_t i = 0; i < task_.num_adjusted; ++i) adjust(i);
+  }
+
+  void adjust(std::int64_t i) {
+    T& z = z_copy_[task_.token_ids[i]];
+    z += static_cast<T>(task_.bias[i]);
+    const bool generated = task_.count[i] > 0;
+    const T factor = static_cast<T>(task_.repetition);
+    if (generated || task_.in_prompt[i] != 0) z = z > 0 ? z / factor : z * factor;
+    z -= static_cast<T>(task_.frequency) * static_cast<T>(task_.count[i]);
+    if (generated) z -= static_cast<T>(task_.presence);
+  }
+
+  const T* block(std::int64_t b) const { return b == blocks_ - 1 ? last_ : z_ + b * kBlock; }
+
+  bool find_maxima() {
+    Mask<T> nan{};
+    T most = -INFINITY;
+    for (std::int64_t b = 0; b < blocks_; ++b) {
+      const T* z = block(b);
+      Vec<T> top = load<T>(z);
+      nan |= top != top;
+      for (int i = W; i < kBlock; i += W) {
+        const Vec<T> x = load<T>(z + i);
+        nan |= x != x;
+        top = max(top, x);
+      }
+      block_max_[b] = max_of<T>(top);
+      most = block_max_[b] > most ? block_max_[b] : most;
+    }
+    max_ = most;
+    bool any_nan = false;
+    for (int i = 0; i < W; ++i) any_nan |= nan[i] != 0;
+    return !any_nan && most > -INFINITY && most < INFINITY;
+  }
+
+  // Weights of a block into weight_: 0 for tokens that truncation drops.
+  void weigh(std::int64_t b) {
+    const T* z = block(b);
+    const Vec<T> bound = splat<T>(bound_), least = splat<T>(least_weight_);
+    for (int i = 0; i < kBlock; i += W) {
+      const Vec<T> x = load<T>(z + i);
+      Vec<T> w = exp_neg((x - splat<T>(max_)) / splat<T>(temperature_));
+      w = x >= bound ? w : Vec<T>{};
+      store<T>(weight_ + i, w >= least ? w : Vec<T>{});
+    }
+  }
+
+  double sum_blocks() {
+    double total = 0;
+    for (std::int64_t b = 0; b < blocks_; ++b) {
+      double sum = 0;
+      if (block_max_[b] >= bound_) {
+        weigh(b);
+        for (int i = 0; i < kBlock; ++i) sum += static_cast<double>(weight_[i]);
+      }
+      block_sum_[b] = sum;
+      total += sum;
+    }
+    return total;
+  }
+
+  std::int64_t first_maximum() const {
+    std::int64_t b = 0;
+    while (block_max_[b] < max_) ++b;
+    std::int64_t i = 0;
+    while (block(b)[i] < max_) ++i;
+    return b * kBlock + i;
+  }
+
+  // First token, in vocabulary order, whose running sum exceeds the target.
+  std::int64_t invert(double target) {
+    double before = 0;
+    std::int64_t last_block = 0;
+    for (std::int64_t b = 0; b < blocks_; ++b) {
+      if (block_sum_[b] > 0) last_block = b;
+      if (before + block_sum_[b] > target) {
+        weigh(b);
+        double sum = 0;
+        for (int i = 0; i < kBlock; ++i) {
+          sum += static_cast<double>(weight_[i]);
+          if (before + sum > target) return b * kBlock + i;
+        }
+      }
+      before += block_sum_[b];
+    }
+    // Rounding left none: the last token of non-zero weight.
+    weigh(last_block);
+    std::int64_t i = kBlock - 1;
+    while (weight_[i] == 0) --i;
+    return last_block * kBlock + i;
+  }
+
+  // Tokens that the bounds so far keep and whose z is at least `cut`; returns how many.
+  std::int64_t gather(T cut) {
+    std::int64_t n = 0;
+    for (std::int64_t b = 0; b < blocks_; ++b) {
+      if (block_max_[b] < cut || block_max_[b] < bound_) continue;
+      weigh(b);
+      const T* z = block(b);
+      for (int i = 0; i < kBlock; ++i) {
+        candidate_[n] = z[i];
+        candidate_weight_[n] = weight_[i];
+        n += weight_[i] > 0 && z[i] >= cut;
+      }
+    }
+    return n;
+  }
+
+  // Sets bound_ and least_weight_; true if they may drop a token.
+  bool set_bounds(double total) {
+    const bool by_weight = task_.min_p > 0, by_mass = task_.top_p < 1;
+    const bool by_count = task_.top_k > 0 && task_.top_k < task_.vocab;
+    least_weight_ = static_cast<T>(task_.min_p);
+    if (by_count) bound_ = kth_largest();
+    if (by_mass) {
+      if (by_weight || by_count) total = sum_blocks();
+      bound_ = mass_edge(task_.top_p * total);
+    }
+    return by_weight || by_mass || by_count;
+  }
+
+  T kth_largest() {
+    const std::int64_t k = task_.top_k;
+    T cut = -INFINITY;
+    if (k < blocks_) {
+      // The k-th largest block maximum: at least k tokens reach it, so the edge does too.
+      for (std::int64_t b = 0; b < blocks_; ++b) {
+        candidate_[b] = block_max_[b];
+        candidate_weight_[b] = 1;
+      }
+      cut = select_edge<T>(candidate_, candidate_weight_, blocks_, static_cast<double>(k));
+    }
+    std::int64_t n = 0;
+    for (std::int64_t b = 0; b < blocks_; ++b) {
+      if (block_max_[b] < cut) continue;
+      const T* z = block(b);
+      for (int i = 0; i < kBlock; ++i) {
+        candidate_[n] = z[i];
+        candidate_weight_[n] = 1;
+        n += z[i] >= cut;
+      }
+    }
+    return select_edge<T>(candidate_, candidate_weight_, n, static_cast<double>(k));
+  }
+
+  // Lower bound on z of the smallest set of likeliest kept tokens whose mass is at least `need`.
+  T mass_edge(double need) {
+    // Most of the mass is near the maximum: look there first, further only if it does not suffice.
+    for (const double depth : {4.0, 10.0, static_cast<double>(INFINITY)}) {
+      const T cut =
+          static_cast<T>(static_cast<double>(max_) - depth * static_cast<double>(temperature_));
+      const std::int64_t n = gather(cut);
+      double mass = 0;
+      for (std::int64_t i = 0; i < n; ++i) mass += static_cast<double>(candidate_weight_[i]);
+      if (mass >= need) return select_edge<T>(candidate_, candidate_weight_, n, need);
+    }
+    return bound_;  // rounding: all of them are needed
+  }
+
+  const SampleTask& task_;
+  std::int64_t blocks_;
+  bool greedy_;
+  T temperature_, max_ = 0;
+  T bound_ = -INFINITY;  // tokens below it are dropped
+  T least_weight_ = 0;   // tokens that weigh less are dropped
+  const T *z_ = nullptr, *last_ = nullptr;
+  double* block_sum_;
+  T *z_copy_, *candidate_, *candidate_weight_, *block_max_, *weight_, *tail_;
+};
+
+template <class S>
+SampleResult draw(const SampleTask& task, void* scratch) {
+  return Draw<S>(task, scratch).run();
+}
+
+}  // namespace
+
+std::size_t sample_scratch(const SampleTask& task) {
+  return task.dtype == DType::f64 ? Draw<double>::scratch(task.vocab)
+                                  : Draw<float>::scratch(task.vocab);
+}
+
+SampleResult sample(const SampleTask& task, void* scratch) {
+  switch (task.dtype) {
+    case DType::f32:
+      return draw<float>(task, scratch);
+    case DType::f64:
+      return draw<double>(task, scratch);
+    case DType::bf16:
+      return draw<bf16>(task, scratch);
+    default:
+      return draw<f16>(task, scratch);
+  }
+}
+
+}  // namespace FASTSI_ISA
+}  // namespace fastsi

@@ -1,0 +1,21 @@
+// Instruction set of the kernels: compiled from one source, chosen at run time.
+#pragma once
+
+#include <string>
+
+namespace fastsi {
+
+enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2 };
+
+// Sets the instruction set for all later calls: "portable", "avx2", "avx512", or "auto" for the
+// widest that this build holds and this CPU runs. Throws std::invalid_argument for any other name,
+// or for one that cannot run here.
+void set_isa(const std::string& name);
+
+Isa isa();
+const char* name_of(Isa isa);
+
+// Whether the build holds it and the CPU runs it.
+bool isa_available(Isa isa);
+
+}  // namespace fastsi

@@ -1,0 +1,91 @@
+// The ops, free of Python and torch. Contracts: docs/design.md, "Segments" and "Ops". Every
+// function checks its arguments (std::invalid_argument), allocates nothing but per-thread scratch,
+// and gives each row bits that depend neither on the other rows nor on the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "fastsi/tensor_view.h"
+
+namespace fastsi {
+
+// A checked copy of a SegmentPlan, made once per step and shared by all layers.
+class SegmentPlan {
+ public:
+  struct Segment {
+    std::int64_t first_page;  // index into pages()
+    std::int64_t page_offset, kv_len, kv_start;
+    std::int64_t row_begin, row_end;
+    bool causal;
+  };
+
+  // The segments that meet each block of `rows` consecutive rows, in plan order:
+  // block b owns segments[begin[b] .. begin[b + 1]).
+  struct Blocks {
+    std::int64_t rows;
+    std::vector<std::int32_t> begin, segments;
+  };
+
+  // Views as in docs/design.md; `page_size` in tokens. Throws if the plan is inconsistent.
+  SegmentPlan(const TensorView& page_indptr, const TensorView& page_ids,
+              const TensorView& page_offset, const TensorView& kv_len, const TensorView& kv_start,
+              const TensorView& row_begin, const TensorView& row_end, const TensorView& causal,
+              const TensorView& row_pos, std::int64_t page_size);
+
+  const std::vector<Segment>& segments() const { return segments_; }
+  const std::vector<std::int32_t>& pages() const { return pages_; }
+  const std::vector<std::int32_t>& row_pos() const { return row_pos_; }
+  std::int64_t page_size() const { return page_size_; }
+  std::int64_t num_pages_needed() const { return num_pages_needed_; }
+  // Sum over segments of tokens times rows: the work of one head.
+  double pairs() const { return pairs_; }
+
+  // Kept for the last block size asked for; safe to call from several threads.
+  std::shared_ptr<const Blocks> blocks(std::int64_t rows) const;
+
+ private:
+  std::vector<Segment> segments_;
+  std::vector<std::int32_t> pages_, row_pos_;
+  std::int64_t page_size_ = 0, num_pages_needed_ = 0;
+  double pairs_ = 0;
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const Blocks> blocks_;
+};
+
+struct AttentionOptions {
+  double scale = 1.0;
+  double softcap = 0.0;     // 0: none
+  std::int64_t window = 0;  // 0: none
+};
+
+void segment_attention(const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
+                       const SegmentPlan& plan, const AttentionOptions& options,
+                       const TensorView& out, const TensorView& lse, int threads);
+
+void merge_states(const TensorView& outs, const TensorView& lses, const TensorView& out,
+                  const TensorView& lse, int threads);
+
+void kv_write(const TensorView& k, const TensorView& v, const TensorView& k_cache,
+              const TensorView& v_cache, const TensorView& slots, int threads);
+
+struct SampleParams {
+  TensorView temperature, top_k, top_p, min_p, key, position;
+};
+
+struct LogitAdjust {
+  TensorView indptr, token_ids, bias, count, in_prompt, repetition, presence, frequency;
+};
+
+struct SampledTokens {
+  TensorView token, logprob, logprob_full, kept_mass;
+};
+
+// `row_index` and `adjust` may be null. A row without a usable logit gets token -1.
+void sample_tokens(const TensorView& logits, const SampleParams& params,
+                   const TensorView* row_index, const LogitAdjust* adjust,
+                   const SampledTokens& result, int threads);
+
+}  // namespace fastsi

@@ -1,0 +1,31 @@
+// Parallel loops on the OpenMP pool that the process already has (torch's), without linking to it:
+// a second OpenMP runtime would start a second set of threads that fights the first for the cores.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastsi {
+
+using LoopBody = void (*)(void* context, std::int64_t index);
+
+// Calls body(context, i) for every i in [0, count), on up to `threads` threads, in any order.
+// Runs serially when nested inside another parallel region. After a fork, the child uses threads of
+// its own, because the parent's pool does not survive. Rethrows the first exception of a body.
+void parallel_for(std::int64_t count, int threads, LoopBody body, void* context);
+
+template <class Body>
+void parallel_for(std::int64_t count, int threads, Body&& body) {
+  parallel_for(
+      count, threads,
+      [](void* context, std::int64_t index) { (*static_cast<Body*>(context))(index); }, &body);
+}
+
+// "openmp" where the process' OpenMP runtime was found, "std" for the own pool. Settled at the
+// first use.
+const char* thread_pool_name();
+
+// At least `bytes` of 64-byte aligned memory of the calling thread; valid until its next call.
+void* thread_scratch(std::size_t bytes);
+
+}  // namespace fastsi

@@ -1,0 +1,59 @@
+from collections.abc import Sequence
+
+class TensorView:
+    def __init__(
+        self, data: int, shape: tuple[int, ...], stride: tuple[int, ...], dtype: int
+    ) -> None: ...
+
+class SegmentPlan:
+    def __init__(
+        self,
+        page_indptr: TensorView,
+        page_ids: TensorView,
+        page_offset: TensorView,
+        kv_len: TensorView,
+        kv_start: TensorView,
+        row_begin: TensorView,
+        row_end: TensorView,
+        causal: TensorView,
+        row_pos: TensorView,
+        page_size: int,
+    ) -> None: ...
+
+def set_isa(name: str) -> None: ...
+def isa() -> str: ...
+def available_isas() -> list[str]: ...
+def thread_pool() -> str: ...
+def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def uniform(key: int, position: int) -> float: ...
+def segment_attention(
+    q: TensorView,
+    k_cache: TensorView,
+    v_cache: TensorView,
+    plan: SegmentPlan,
+    scale: float,
+    softcap: float,
+    window: int,
+    out: TensorView,
+    lse: TensorView,
+    threads: int,
+) -> None: ...
+def merge_states(
+    outs: TensorView, lses: TensorView, out: TensorView, lse: TensorView, threads: int
+) -> None: ...
+def kv_write(
+    k: TensorView,
+    v: TensorView,
+    k_cache: TensorView,
+    v_cache: TensorView,
+    slots: TensorView,
+    threads: int,
+) -> None: ...
+def sample_tokens(
+    logits: TensorView,
+    params: Sequence[TensorView],
+    row_index: TensorView | None,
+    adjust: Sequence[TensorView] | None,
+    result: Sequence[TensorView],
+    threads: int,
+) -> None: ...
