@@ -1,5 +1,6 @@
 """From response texts to a vote: extraction, canonical keys, majority, equations of a path."""
 
+from fastsi.vote.equations import Equation, equation_is_true, equation_list, equations
 from fastsi.vote.extract import EXTRACTORS, answer_key
 from fastsi.vote.key import key_of_answer, kind_of, render
 from fastsi.vote.majority import majority, vote
@@ -8,7 +9,11 @@ from fastsi.vote.marks import RUN_ON_MARKS
 __all__ = [
     "EXTRACTORS",
     "RUN_ON_MARKS",
+    "Equation",
     "answer_key",
+    "equation_is_true",
+    "equation_list",
+    "equations",
     "key_of_answer",
     "kind_of",
     "majority",

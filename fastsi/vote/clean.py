@@ -13,11 +13,18 @@ import unicodedata
 MAX_SPAN = 4096
 """Longest span, in characters, that is analysed; a longer one is a plain integer or opaque."""
 
-UNIT = "\x1f"
+UNIT = "\x01"
 """Stands before a unit that was written in ``\\text{}``: there a single letter is a unit too."""
 
-_VULGAR = "\u00bc\u00bd\u00be\u2150\u2151\u2152\u2153\u2154\u2155\u2156\u2157\u2158\u2159\u215a\u215b\u215c\u215d\u215e"  # noqa: E501
-_VULGAR_TEXT = "1/4 1/2 3/4 1/7 1/9 1/10 1/3 2/3 1/5 2/5 3/5 4/5 1/6 5/6 1/8 3/8 5/8 7/8".split()
+_words = str.split
+_VULGAR = dict(
+    zip(
+        "\u00bc\u00bd\u00be\u2150\u2151\u2152\u2153\u2154\u2155"
+        "\u2156\u2157\u2158\u2159\u215a\u215b\u215c\u215d\u215e",
+        _words("1/4 1/2 3/4 1/7 1/9 1/10 1/3 2/3 1/5 2/5 3/5 4/5 1/6 5/6 1/8 3/8 5/8 7/8"),
+        strict=True,
+    )
+)
 _SUPER = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b"
 _SUB = "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208a\u208b"
 
@@ -31,7 +38,7 @@ _FOLD: dict[str, str] = {
     **dict.fromkeys("\u201c\u201d\u201f\u2033\u00ab\u00bb", '"'),
     **dict.fromkeys("\u20ac\u00a3\u00a5\u20b9\uffe5\uffe1\u20a9\u20bd", "$"),
     **dict.fromkeys("\u2248\u2243\u2245", "="),
-    **dict(zip(_VULGAR, (f" {text} " for text in _VULGAR_TEXT), strict=True)),
+    **{char: f" {text} " for char, text in _VULGAR.items()},
     "\u00b0": " degrees ",
     "\u2103": " degrees C",
     "\u2109": " degrees F",
@@ -79,20 +86,23 @@ def fold_unicode(text: str) -> str:
 
 _DECORATION = re.compile(
     r"\\(?:left|right|[Bb]igg?[lr]?|displaystyle|textstyle|limits|mathstrut|phantom\{[^{}]*\})"
-    r"(?![A-Za-z])|\\!"
+    r"(?![A-Za-z])|(?<!\\)\\!"
 )
 _JOIN = re.compile(r"(?<=[0-9])(?:\{,\}|\\,|\{ \})(?=[0-9]{3}(?![0-9]))")
-_SPACE = re.compile(r"\\[,;:> ]|\\(?:quad|qquad|thinspace|enspace|hspace\{[^{}]*\})(?![A-Za-z])|~")
-_FRAC = re.compile(r"\\[dtc]?frac(?![a-z])")
-_FRAC_ARGS = re.compile(
-    r"\\frac\s*(?:\{\s*([+-]?[0-9][0-9,.]*)\s*\}|([0-9]))\s*(?:\{\s*([+-]?[0-9][0-9,.]*)\s*\}|([0-9]))"
+_SPACE = re.compile(
+    r"(?<!\\)\\[,;:> ]|\\(?:quad|qquad|thinspace|enspace|hspace\{[^{}]*\})(?![A-Za-z])|~"
 )
+_FRAC = re.compile(r"\\[dtc]?frac(?![a-z])")
+_FRAC_ARG = r"\s*(?:\{\s*([+-]?[0-9][0-9,.]*)\s*\}|([0-9]))"
+_FRAC_ARGS = re.compile(r"\\frac" + _FRAC_ARG + _FRAC_ARG)
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degrees?(?![A-Za-z])")
 _UNIT_TEXT = re.compile(
     r"(?<=[0-9])\s*\\(?:text|mathrm|textrm|mbox|operatorname)\s*\{\s*"
     r"([A-Za-z][A-Za-z/. ]*)\}\s*(?:\^\s*\{?\s*-?[0-9]\s*\}?)?\s*\$?\.?\s*$"
 )
-_TEXT = re.compile(r"\\(?:text|mathrm|textrm|textit|textbf|textsf|mbox|operatorname)\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text|mathrm|textrm|textit|textbf|textsf|mbox|operatorname)\s*\{([^{}]*)\}"
+)
 _WRAP = re.compile(
     r"\\(?:boxed|fbox|mathbf|boldsymbol|bm|mathit|underline|emph|mathsf|bf|rm)\s*\{([^{}]*)\}"
 )
@@ -107,7 +117,6 @@ _COMMAND = re.compile(r"\\([A-Za-z]+)(?![A-Za-z])|\\([%$#&_{}()\[\]])")
 _DOLLAR = re.compile(r"(?:\b(?:US|A|C|HK|NZ) ?)?\$")
 _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])|`")
 _BLANKS = re.compile(r"\s+")
-_DOTS = re.compile(r"(?<!\.)\.$")
 
 
 def _command(match: re.Match[str]) -> str:
@@ -159,5 +168,5 @@ def clean(text: str) -> str:
     if "$" in text:
         text = _DOLLAR.sub("", text)
     if "*" in text or "`" in text:
-        text = _BOLD.sub("", text)
+        text = _BOLD.sub("", text).replace("**", "^")
     return strip_ends(_BLANKS.sub(" ", text))

@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from math import gcd
+from typing import TypeGuard
 
-from fastsi.vote.number import number_body, number_prefix, read_number
+from fastsi.vote.number import number_body, number_prefix, read_number, words_prefix
 
 MAX_DEPTH = 6
 """Deepest nesting of brackets that is analysed."""
@@ -68,13 +69,18 @@ def sort_parts(bodies: list[str]) -> list[str]:
     return sorted(bodies, key=order)
 
 
+def _is_member(key: str | None) -> TypeGuard[str]:
+    """Whether a key can be read back from between commas and brackets."""
+    return key is not None and not (key.startswith("text:") and _NO_PART.search(key))
+
+
 _COMMA_BLANK = re.compile(r", +|;")
 _COMMA = re.compile(r"[,;]")
 _NO_PART = re.compile(r"[()\[\]{},;]")
 
 
 def read_bracketed(text: str, part: Part, render: Callable[[str], str]) -> str | None:
-    """``(1, 2)`` and ``[0, 1)`` keep order and brackets, ``{2, 1}`` is sorted; one member is bare."""
+    """``(1, 2)`` and ``[0, 1)`` keep order and brackets, ``{2, 1}`` is sorted; ``(5)`` is 5."""
     if not is_enclosed(text):
         return None
     opening, closing, inside = text[0], text[-1], text[1:-1].strip()
@@ -88,7 +94,7 @@ def read_bracketed(text: str, part: Part, render: Callable[[str], str]) -> str |
     bodies = []
     for member in members:
         key = part(member)
-        if key is None or (key.startswith("text:") and _NO_PART.search(key)):
+        if not _is_member(key):
             return None
         bodies.append(render(key))
     if opening == "{" and closing == "}":
@@ -118,6 +124,9 @@ def read_list(text: str, part: Part, render: Callable[[str], str]) -> str | None
     keys = [part(value) for value in values]
     if any(key is None or key.startswith(("text:", "bool:")) for key in keys):
         return None
+    tails = [_tail(value) for value in values]
+    if any(tail not in ("", tails[-1]) for tail in tails):
+        return None  # "2 hours and 30 minutes" is one quantity
     bodies = [render(key) for key in keys if key is not None]
     if len({name for name in names if name}) > 1:
         if not all(names) or len(set(names)) != len(names):
@@ -127,12 +136,18 @@ def read_list(text: str, part: Part, render: Callable[[str], str]) -> str | None
     return "set:{" + ", ".join(sort_parts(bodies)) + "}"
 
 
+def _tail(member: str) -> str:
+    """What follows the number in a member: its unit."""
+    found = number_prefix(member) or words_prefix(member)
+    return "" if found is None else member[found[1] :].strip()
+
+
 _PLUS_MINUS = re.compile(r"(?:(.*?) ?)\\pm ?(.+)")
 
 
 def read_plus_minus(text: str) -> str | None:
     """``\\pm 5`` is the set {-5, 5}; ``1 \\pm 5`` is {-4, 6}."""
-    match = _PLUS_MINUS.fullmatch(text)
+    match = _PLUS_MINUS.fullmatch(text) if "\\pm" in text else None
     if match is None:
         return None
     center = read_number(match[1]) if match[1] else Fraction(0)
@@ -159,7 +174,7 @@ def read_matrix(text: str, part: Part, render: Callable[[str], str]) -> str | No
     cells = [[part(cell.strip()) for cell in row.split("&")] for row in rows]
     if not cells or len({len(row) for row in cells}) != 1:
         return None
-    if any(key is None or key.startswith("text:") and _NO_PART.search(key) for r in cells for key in r):
+    if not all(_is_member(key) for row in cells for key in row):
         return None
     kind = match[1] if match[1] in ("vmatrix", "Vmatrix") else "pmatrix"
     body = " \\\\ ".join(" & ".join(render(key) for key in row if key) for row in cells)
@@ -172,8 +187,9 @@ _TIME = re.compile(
 )
 _ISO_DATE = re.compile(r"([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})")
 _US_DATE = re.compile(r"([0-9]{1,2})[-/.]([0-9]{1,2})[-/.]([0-9]{4})")
-_MONTHS = (
-    "january february march april may june july august september october november december".split()
+_words = str.split
+_MONTHS = _words(
+    "january february march april may june july august september october november december"
 )
 _MONTH_DATE = re.compile(
     r"(?:([0-9]{1,2})(?:st|nd|rd|th)? +(?:of +)?([a-z]{3,9})\.?|"

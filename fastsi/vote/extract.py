@@ -2,30 +2,33 @@ r"""Finds the answer in a response. The rules, in order:
 
 1. Everything up to the last ``</think>`` is cut.
 2. The response ends where another question begins: at ``Question:``, ``Q:``, ``Problem:`` (with or
-   without a number; other marks by ``run_on``) at the start of a line or after a blank, if anything
-   but blanks stands before it.
+   without a number; other marks by ``run_on``) after a blank, unless nothing stands before it.
 3. ``boxed``: the last ``\boxed{...}`` or ``\fbox{...}`` with balanced braces; if none is complete,
    the last truncated one, up to the end of its line; then ``\boxed 18`` without braces.
-4. ``tag``: the last ``<answer>...</answer>``; a truncated one up to the end of its line.
-5. ``hash``: the first ``#### x``. Markdown headings are told apart by what follows: only a number,
-   choice, yes/no, tuple, ... counts, never prose.
-6. ``phrase``: the last ``answer is X``, ``answer: X``, ``Final Answer`` heading, ``the correct option
-   is X``, or such a mark in another language, that announces anything. X ends with its clause: a
-   line end, or ``.``, ``!`` or ``?`` before a blank, except inside brackets or a formula.
-   What says that there is no answer (``not 5``, ``unknown``) announces nothing.
-7. ``bare``: a response that is nothing but a number, choice, yes/no, tuple, ...; or a last line that
-   is nothing but a choice in brackets or yes/no/true/false.
+4. ``tag``: the last ``<answer>...</answer>``; a truncated last one up to the end of its line.
+5. ``hash``: the first ``#### x`` whose x is a number, choice, yes/no, tuple, ...: a Markdown
+   heading, which has the same sign, is prose.
+6. ``phrase``: the last ``answer is X``, ``answer: X``, ``Final Answer`` heading, else ``the correct
+   option is X``, else such a mark in another language. X ends with its clause: at a line end, or at
+   ``.``, ``!`` or ``?`` before a blank, but not inside a formula. A mark announces nothing, and the
+   one before it counts, where X denies (``not 5``, ``unknown``), begins to reason (``Let's``), is
+   prose of more than 10 words, or is prose that starts on the next line.
+7. ``bare``: a response of one short line that is nothing but a number with its unit, a choice,
+   yes/no, a tuple, ...; or a last line that is nothing but a choice in brackets or yes/no.
 8. ``last_number``, only on request: the last number of the text.
 
 The first rule that yields a canonical key wins; a response without one abstains (None). The
 extractor ``auto`` tries rules 3 to 7, any other one only its own rule after 1 and 2. ``choice`` and
 ``yes_no`` keep what ``auto`` finds if it is of that kind, else take the last ``(B)``, or the
 response's opening yes or no.
+
+Every rule is linear in the length of the text.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator
 
@@ -33,9 +36,14 @@ from fastsi.types import check_known
 from fastsi.vote.clean import strip_ends
 from fastsi.vote.key import key_of_answer, kind_of
 from fastsi.vote.marks import OTHER_LANGUAGES, RUN_ON_MARKS
+from fastsi.vote.number import words_prefix
 
 _MAX_CLAUSE = 400
 """Longest clause, in characters, that the phrase rule reads."""
+_MAX_PROSE = 10
+"""Longest answer in prose, in words, that the phrase rule believes."""
+_MAX_MARKS = 32
+"""How many marks, from the last one back, a rule looks at: bounds the work on repetitive text."""
 
 
 def answer_key(
@@ -76,7 +84,9 @@ def own_answer(text: str, run_on: tuple[str, ...] = RUN_ON_MARKS) -> str:
     end_of_thought = text.rfind("</think>")
     if end_of_thought >= 0:
         text = text[end_of_thought + len("</think>") :]
-    text = text.lstrip()  # a mark at the very start restates the question; it has no blank before it
+    text = (
+        text.lstrip()
+    )  # a mark at the very start restates the question; it has no blank before it
     mark = _run_on_pattern(run_on).search(text) if ":" in text else None
     return text if mark is None else text[: mark.start()]
 
@@ -93,7 +103,6 @@ def _run_on_pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_OPEN_BOX = re.compile(r"\\.|\\?[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"\\(?:boxed|fbox)\s*([^\s{}$\\]+)")
 
 
@@ -155,8 +164,7 @@ def _closings(text: str, starts: list[int]) -> dict[int, int]:
 
 # --- tags, hashes -------------------------------------------------------------------------------
 
-_TAG = re.compile(r"<answer>", re.IGNORECASE)
-_END_TAG = re.compile(r"</answer>", re.IGNORECASE)
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _HASH = re.compile(r"(?:^|\n|(?<=\s))[ \t]*####[ \t]*([^\n]*)")
 _HASH_ANSWER = re.compile(r"(?:(?:the |final )*answer(?: is)?:? *)", re.IGNORECASE)
 
@@ -164,16 +172,18 @@ _HASH_ANSWER = re.compile(r"(?:(?:the |final )*answer(?: is)?:? *)", re.IGNORECA
 def _tag(text: str) -> str | None:
     if "<" not in text:
         return None
-    starts = [match.end() for match in _TAG.finditer(text)]
-    for start in reversed(starts):
-        end = _END_TAG.search(text, start)
-        content = text[start : end.start()] if end else text[start:].strip().split("\n", 1)[0]
-        content = content[content.rfind(">") + 1 :] if "<answer>" in content.lower() else content
-        key = _phrase(content) or key_of_answer(content)
+    tags = [(match[1] == "", match.start(), match.end()) for match in _TAG.finditer(text)]
+    if tags and tags[-1][0]:
+        line = text[tags[-1][2] :].lstrip().split("\n", 1)[0]
+        tags.append((False, len(text), len(text)))
+        key = _phrase(line) or key_of_answer(line)
         if key is not None:
             return key
-        if len(starts) > 64:  # nothing but empty tags: do not read them all
-            return None
+    for (opens, _, start), (closes_not, end, _) in reversed(list(itertools.pairwise(tags))):
+        if opens and not closes_not:
+            key = _phrase(text[start:end]) or key_of_answer(text[start:end])
+            if key is not None:
+                return key
     return None
 
 
@@ -192,23 +202,32 @@ def _hash(text: str) -> str | None:
 # --- phrases ------------------------------------------------------------------------------------
 
 _GLUE = r"[ \t]*(?:\*{1,2}|_{1,2})?[ \t]*"
-_VERB = r"(?:is|are|was|would be|will be|should be|must be|equals|comes to|=)(?![A-Za-z])"
+_VERB = (
+    r"(?<![A-Za-z])(?:is|are|was|would be|will be|should be|must be|equals|comes to)(?![A-Za-z])"
+)
+_ABOUT_WHAT = (
+    r"(?:[ \t]+(?:to|of|for|in|here|then|choice|option|therefore)\b(?!s)|,)[^.\n:=]{0,80}?"
+)
 _AFTER_ANSWER = re.compile(
-    rf"(?:answers?(?:[ \t]+(?:to|of|for)[ \t][^.\n:=]{{1,80}}?)?{_GLUE}"
-    rf"(?:{_VERB}(?:[ \t]+(?:option|choice)(?![A-Za-z]))?{_GLUE}:?|[:\uff1a]){_GLUE}"
-    r"|answer[ \t]*(?:\*{1,2})?[ \t]*\n)",
+    rf"(?:answers?(?:{_ABOUT_WHAT})?{_GLUE}"
+    rf"(?:{_VERB}(?:[ \t]+(?:option|choice)(?![A-Za-z]))?{_GLUE}[:=]?|[:=\uff1a]){_GLUE}"
+    r"|answer[ \t]*(?:\*{1,2})?[ \t]*(?=\n))",
     re.IGNORECASE,
 )
 _OPTION = re.compile(
-    rf"(?:correct|right|best)[ \t]+(?:option|choice){_GLUE}(?:{_VERB}|:){_GLUE}:?{_GLUE}", re.IGNORECASE
+    rf"(?:correct|right|best)[ \t]+(?:option|choice){_GLUE}(?:{_VERB}|:){_GLUE}:?{_GLUE}",
+    re.IGNORECASE,
 )
-_END = re.compile(r"\n|[.!?](?=\s|$|[\"')*\]]*(?:\s|$))|[\u3002\uff01\uff1f]")
-_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|Mt|Prof|vs|No|approx|ca|e\.g|i\.e|Rs|[A-Z])$")
-_DISPLAY = re.compile(r"\s*(?:\\\[(.*?)\\\]|\$\$(.*?)\$\$|\\\((.*?)\\\))", re.DOTALL)
+_END = re.compile(
+    r"\n|[.!?](?=[\"')*\]]*(?:\s|$))|(?<=[0-9)])\.(?=[A-Z][a-z])|[\u3002\uff01\uff1f]"
+)
+_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|Mt|Prof|vs|approx|ca|e\.g|i\.e|Rs)$")
+_DISPLAY = re.compile(r"\\\[(.*?)\\\]|\$\$(.*?)\$\$|\\\((.*?)\\\)", re.DOTALL)
+# As in Markdown, a dollar sign before a blank opens nothing and one before a digit closes nothing.
 _FORMULA = re.compile(r"\$(?! )[^$\n]*[^$\n ]\$(?![0-9])")
 _NOTHING = re.compile(
-    r"(?:not\b|unknown|unclear|unsure|undetermined|uncertain|n/a|none given|i (?:do not|don't|am not)"
-    r"|still |\.\.\.|_+$)",
+    r"(?:not\b|unknown|unclear|unsure|undetermined|uncertain|n/a|none given|still\b|let'?s?\b"
+    r"|first\b|we \w|i (?:do not|don't|am not|think)|to (?:find|solve|get)|step\b|\.\.\.|_+$)",
     re.IGNORECASE,
 )
 
@@ -217,20 +236,22 @@ def _phrase(text: str) -> str | None:
     return (
         _announced(text, _english_marks(text))
         or _announced(text, _ends(_OPTION, text))
-        or (None if text.isascii() else _announced(text, _ends(OTHER_LANGUAGES, text)))
-        or None
+        or _announced(text, _ends(OTHER_LANGUAGES, text))
     )
 
 
 def _announced(text: str, marks: Iterator[int]) -> str | None:
     """Key of the first announcement, in the order of ``marks``, that says something."""
-    for mark in marks:
-        clause = _clause(text, mark)
+    for mark in itertools.islice(marks, _MAX_MARKS):
+        clause, same_line = _clause(text, mark)
         if not clause or _NOTHING.match(clause):
             continue
         key = key_of_answer(clause)
-        if key is not None:
-            return key
+        if key is None:
+            continue
+        if kind_of(key) == "text" and not (same_line and clause.count(" ") < _MAX_PROSE):
+            continue
+        return key
     return None
 
 
@@ -239,10 +260,7 @@ def _english_marks(text: str) -> Iterator[int]:
     if "nswer" not in text and "NSWER" not in text:
         return
     at = len(text)
-    while True:
-        at = max(text.rfind("nswer", 0, at), text.rfind("NSWER", 0, at))
-        if at <= 0:
-            return
+    while (at := max(text.rfind("nswer", 0, at), text.rfind("NSWER", 0, at))) > 0:
         match = _AFTER_ANSWER.match(text, at - 1)
         if match is not None:
             yield match.end()
@@ -252,52 +270,63 @@ def _ends(pattern: re.Pattern[str], text: str) -> Iterator[int]:
     yield from reversed([match.end() for match in pattern.finditer(text)])
 
 
-def _clause(text: str, start: int) -> str:
-    """What is announced at ``start``: a formula, or the words up to the end of the clause."""
+def _clause(text: str, start: int) -> tuple[str, bool]:
+    """What is announced at ``start``, and whether it begins on the mark's own line.
+
+    A displayed formula whole, or the words up to the end of the clause.
+    """
     window = text[start : start + _MAX_CLAUSE]
-    window = window.lstrip(" \t\n*_:")
+    blank = len(window) - len(window.lstrip(" \t\n\r*_:"))
+    same_line = "\n" not in window[:blank]
+    window = window[blank:]
     display = _DISPLAY.match(window)
     if display is not None:
-        return display[1] or display[2] or display[3] or ""
+        return display[1] or display[2] or display[3] or "", True
     formulas = [match.span() for match in _FORMULA.finditer(window)] if "$" in window else []
     for match in _END.finditer(window):
         at = match.start()
         if any(low <= at < high for low, high in formulas):
             continue
-        if match[0] == "." and _ABBREVIATION.search(window, 0, at) and not _is_letter(window[:at]):
+        if match[0] == "." and _ABBREVIATION.search(window, 0, at):
             continue
-        return strip_ends(window[:at])
+        return strip_ends(window[:at]), same_line
     # A clause longer than the window is prose, not an answer.
-    return strip_ends(window) if start + _MAX_CLAUSE >= len(text) else ""
-
-
-def _is_letter(clause: str) -> bool:
-    return len(clause.strip(" (*")) == 1
+    return (strip_ends(window) if start + _MAX_CLAUSE >= len(text) else ""), same_line
 
 
 # --- bare answers, kinds, numbers ---------------------------------------------------------------
 
-_LAST_LINE = re.compile(r"[*_ ]*(?:\(([A-Ja-j])\)|(yes|no|true|false))[.*_ ]*", re.IGNORECASE)
+_MAX_BARE = 64
+_BARE_NUMBER = re.compile(
+    r"[-+(\[{*_\s]*(?:[A-Za-z] ?= ?)?[^A-Za-z0-9\n]{0,3}[0-9][^A-Za-z]*(?:[A-Za-z]+[ .*]*){0,3}"
+)
+_LAST_LINE = re.compile(r"[*_ ]*(?:\([A-Ja-j]\)|(?:yes|no|true|false))[.*_ ]*", re.IGNORECASE)
 _ANY_CHOICE = re.compile(r"(?<![A-Za-z0-9_])\(([A-J])\)|\*\*\(?([A-J])[).:]?\*\*")
 _OPENING = re.compile(r"[\s*\"']*(yes|no|true|false)(?![A-Za-z-])", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_.])-?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9A-Za-z])")
 
 
 def _bare(text: str) -> str | None:
-    stripped = text.strip()
-    if len(stripped) <= 64 and "\n" not in stripped:
-        key = key_of_answer(stripped)
-        if key is not None and kind_of(key) != "text" and not re.search(r"[A-Za-z]{2} .*[0-9]", stripped):
+    line = text.strip()
+    if len(line) <= _MAX_BARE and "\n" not in line:
+        key = key_of_answer(line)
+        kind = "text" if key is None else kind_of(key)
+        # "One day Tom ..." starts with a number too: words there must spell nothing else.
+        if kind != "text" and (kind != "num" or _BARE_NUMBER.fullmatch(line) or _is_number(line)):
             return key
-    last_line = stripped[stripped.rfind("\n") + 1 :]
+    last_line = line[line.rfind("\n") + 1 :]
     return key_of_answer(last_line) if _LAST_LINE.fullmatch(last_line) else None
 
 
+def _is_number(line: str) -> bool:
+    """Whether a line is a number in words and nothing else."""
+    found = words_prefix(strip_ends(line))
+    return found is not None and found[1] == len(strip_ends(line))
+
+
 def _last_number(text: str) -> str | None:
-    last = None
-    for last in _NUMBER.finditer(text):
-        pass
-    return None if last is None else key_of_answer(last[0].rstrip(",."))
+    numbers = _NUMBER.findall(text)
+    return key_of_answer(numbers[-1].rstrip(",.")) if numbers else None
 
 
 _AUTO: tuple[Callable[[str], str | None], ...] = (_boxed, _tag, _hash, _phrase, _bare)
@@ -313,11 +342,8 @@ def _of_kind(text: str, kind: str) -> str | None:
 
 def _choice(text: str) -> str | None:
     key = _of_kind(text, "choice")
-    if key is None:
-        last = None
-        for last in _ANY_CHOICE.finditer(text):
-            pass
-        key = None if last is None else "choice:" + (last[1] or last[2]).lower()
+    if key is None and (found := _ANY_CHOICE.findall(text)):
+        key = "choice:" + "".join(found[-1]).lower()
     return key
 
 

@@ -21,10 +21,11 @@ kind        what it is                                            example of spe
 
 Rules for ``num``: a percent sign, a currency sign and units drop out (``25%``, ``$25``, ``25 cm``
 and ``25`` are one key, ``0.25`` is another). A unit is a whole word after a blank, or anything in
-``\\text{}``; a letter glued to a digit is a variable (``3t`` is not 3). Words after a number drop out
-up to the end of the clause unless they change the value (``5 or 6``, ``2 hours and 30 minutes``,
-``2 pi``). ``x = 5`` and ``2 + 3 = 5`` are 5; an equation in unknowns stays whole. One member in
+``\\text{}``; a letter glued to a digit is a variable (``3t`` is not 3). Words after a number drop
+out up to the end of the clause unless they change the value (``5 or 6``, ``2 pi``, ``2 hours and 30
+minutes``). ``x = 5`` and ``2 + 3 = 5`` are 5; an equation in unknowns stays whole. One member in
 brackets is that member. A number of more than 4,000 digits that is not a plain integer stays text.
+Two fields with a colon are a time of day if they can be one (``3:30``), else a ratio (``3:4``).
 
 `key_of_answer` and `render` are inverse on keys: ``key_of_answer(render(key)) == key``.
 """
@@ -39,7 +40,9 @@ from fastsi.vote.clean import MAX_SPAN, UNIT, clean
 from fastsi.vote.number import number_body, number_prefix, read_number, words_prefix
 from fastsi.vote.tail import drops_out
 
-_FAST = re.compile(r"\s*\$?(-?)\$?0*([0-9]{1,15}|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.0+)?%?\.?\s*", re.ASCII)
+_FAST = re.compile(
+    r"\s*\$?(-?)\$?0*([0-9]{1,15}|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.0+)?%?\.?\s*", re.ASCII
+)
 _LONG_INTEGER = re.compile(r"\s*([+-]?)0*([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\.?\s*", re.ASCII)
 _ROUNDS = 6
 
@@ -97,7 +100,9 @@ def read_key(span: str, depth: int = 0) -> str | None:
         return simple
     if span.isascii() and span.isdigit():
         return "num:" + (span.lstrip("0") or "0")
-    return _read_number(span) or _read_parts(span, depth) or _read_phrase(span, depth) or _text(span)
+    return (
+        _read_number(span) or _read_parts(span, depth) or _read_phrase(span, depth) or _text(span)
+    )
 
 
 def _number_key(value: Fraction | None) -> str | None:
@@ -112,12 +117,12 @@ _CHOICE = re.compile(
     r"(?:(?:the )?(?:option|choice|answer|letter) )?(?:"
     r"[(\[] ?([A-Ja-j]) ?[)\]](?= |$|[.:])"
     r"|([A-Ja-j])\)(?= |$)"
-    r"|([A-J])[.:](?= )"
+    r"|([A-J])\.(?= )"
     r"|([A-J])(?= is (?:the )?(?:correct|right|best|true|answer))"
-    r"|([A-Ja-dA-J])$)"
+    r"|([A-Ja-d])$)"
 )
 _NAMED_CHOICE = re.compile(r"(?:option|choice|letter) ([A-Ja-j])(?=$|[ .:,])", re.IGNORECASE)
-_MORE_CHOICES = re.compile(r" *(?:,|;|&|\band\b|\bor\b) *[(\[]?[A-Ja-j]\b(?! )|[*/^+=-]")
+_MORE = re.compile(r" ?(?:[*/^+=-]|(?:,|;|&|and\b|or\b) ?[(\[]?[A-Ja-j]\b)|.*\([A-Ja-j]\)")
 _CHOICE_AFTER = re.compile(r"[-+$.0-9].* \(([A-J])\)")
 
 
@@ -132,7 +137,7 @@ def _read_bool(span: str) -> str | None:
 
 def _read_choice(span: str) -> str | None:
     match = _CHOICE.match(span) or _NAMED_CHOICE.match(span)
-    if match is not None and not _MORE_CHOICES.match(span[match.end() :].lstrip(" ")):
+    if match is not None and not _MORE.match(span, match.end()):
         return "choice:" + (match[match.lastindex or 1]).lower()
     match = _CHOICE_AFTER.fullmatch(span)
     return None if match is None else "choice:" + match[1].lower()
@@ -180,10 +185,14 @@ def _read_parts(span: str, depth: int) -> str | None:
     )
 
 
-_NAME = re.compile(r"[A-Za-z](?:_[A-Za-z0-9]+)?(?:\([A-Za-z0-9]\))?|\\[a-z]+|(?:[A-Za-z]{2,} ?){1,6}")
-_ARITHMETIC = re.compile(r"(?:[0-9.,%()\s+*/-]|[A-Za-z]{2,})+")
+# Possessive quantifiers (``++``) keep these linear: a word is never cut in two.
+_SYMBOL = re.compile(r"[A-Za-z](?:_[A-Za-z0-9]+)?(?:\([A-Za-z0-9]\))?|\\[a-z]+")
+_NAME = re.compile(rf"{_SYMBOL.pattern}|[A-Za-z]{{2,}}+(?: [A-Za-z]{{2,}}+){{0,5}}")
+_ARITHMETIC = re.compile(r"(?:[0-9.,%()\s+*/-]|[A-Za-z]{2,}+)++")
 _MEMBER_OF = re.compile(r"[A-Za-z] ?(?:\\in(?![A-Za-z])|\u2208) ?(.+)")
-_ANSWER_IS = re.compile(r"(?:the |my |our )?(?:final |correct )?answer(?: is|:) ?(.+)", re.IGNORECASE)
+_ANSWER_IS = re.compile(
+    r"(?:the |my |our )?(?:final |correct )?answer(?: is|:) ?(.+)", re.IGNORECASE
+)
 _SENTENCE = re.compile(
     r"((?:[A-Za-z][A-Za-z'-]* ){1,12}?)(?:is|are|was|were|be|equals|has|have|had|makes?|made|earns?"
     r"|earned|costs?|gets?|got|needs?|needed|spends?|spent|pays?|paid|takes?|took|left|sold|bought"
@@ -208,6 +217,7 @@ def _read_phrase(span: str, depth: int) -> str | None:
 
 
 def _read_equation(span: str, depth: int) -> str | None:
+    """The value that a chain of equal sides comes to; None if unknowns stand on both sides."""
     *sides, last = (side.strip() for side in span.split("="))
     if not last or last[0] in "<>" or not all(sides) or sides[-1][-1] in "<>!":
         return None
@@ -216,24 +226,23 @@ def _read_equation(span: str, depth: int) -> str | None:
     if not all(map(_ARITHMETIC.fullmatch, sides)):
         return None
     key = read_key(last, depth + 1)
-    if key is not None and not key.startswith("text:") or not sides:
+    if not sides or (key is not None and not key.startswith("text:")):
         return key
-    # "18 = 9 * 2": the number is on the left.
-    first = _read_number(sides[0])
-    return first if first is not None and _ARITHMETIC.fullmatch(last) else None
+    # "18 = 9 * 2", "18 = x": the number is on the left.
+    named = _ARITHMETIC.fullmatch(last) or _SYMBOL.fullmatch(last)
+    return _read_number(sides[0]) if named else None
 
 
 _ARTICLE = re.compile(r"(?:the|an|a) (?=[a-z]{2})")
 _MATH = re.compile(r"[\\^_=<>|+*/{}]|[0-9][A-Za-z]|[A-Za-z][0-9]")
-_TIGHT = re.compile(r" ?([-+*/=^_<>|(){}\[\],;:]) ?")
-_OUTER_BRACES = re.compile(r"\{([^{}]*)\}")
+_TIGHT = re.compile(r" ?([-+*/=^_<>|(){}\[\],;:]) ?| (?=\\)")
 
 
 def _text(span: str) -> str | None:
     """Opaque spans: mathematics without blanks, prose in lower case without its article."""
     span = span.replace(UNIT, " ")
-    if _MATH.search(span):
-        span = _TIGHT.sub(r"\1", span)
+    if len(span) == 1 or _MATH.search(span):
+        span = _TIGHT.sub(lambda match: match[1] or "", span)
     else:
         span = _ARTICLE.sub("", span.casefold(), count=1)
     return "text:" + span if span.strip(" .!-") else None

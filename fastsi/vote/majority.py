@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fastsi.errors import ConfigError
-from fastsi.types import Vote
-from fastsi.vote.extract import answer_key
+from fastsi.types import Vote, check_known
+from fastsi.vote.extract import EXTRACTORS, answer_key
 
 
 def vote(
@@ -32,6 +32,7 @@ def vote(
     Raises:
         ConfigError: unknown extractor, ``logprobs`` of another length, or ``n < len(texts)``.
     """
+    check_known([extractor], EXTRACTORS, "extractor")  # also where there is no text to read
     keys = [answer_key(text, extractor=extractor, last_number=last_number) for text in texts]
     return majority(keys, logprobs, n=n, stop_reason=stop_reason)
 

@@ -24,10 +24,11 @@ _SIGN = r"(?:[+-] ?|(?:minus|negative) )?"
 _EUROPEAN = re.compile(r"([+-]?)([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]{1,2})")
 _NUMBER = re.compile(
     rf"(?P<sign>{_SIGN})(?:"
-    rf"(?P<whole>[0-9][0-9,]*)(?: | and |-)(?P<top>[0-9]+) ?/ ?(?P<bottom>[0-9]+)(?![0-9./])"
+    rf"(?P<whole>[0-9][0-9,]*)(?: | and )(?P<top>[0-9]+) ?/ ?(?P<bottom>[0-9]+)(?![0-9./])"
     rf"|10 ?\^ ?\(?(?P<ten>[+-]?[0-9]+)\)?"
     rf"|(?P<first>{_LITERAL})(?P<power>{_POWER})?"
-    rf"(?: ?/ ?(?P<second>-?{_LITERAL})(?![0-9./])| (?P<scale>hundred|thousand|million|billion|trillion)\b)?"
+    rf"(?: ?/ ?(?P<second>-?{_LITERAL})(?![0-9./])"
+    r"| (?P<scale>hundred|thousand|million|billion|trillion)\b)?"
     rf")(?P<percent> ?%| ?percent\b)?",
     re.IGNORECASE,
 )
@@ -114,24 +115,37 @@ def read_number(text: str) -> Fraction | None:
     return None if match is None else _value(match)
 
 
+_words = str.split
 _ONES = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
+        _words(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+            "fifteen sixteen seventeen eighteen nineteen"
+        )
     )
 }
 _TENS = {
     word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+    for value, word in enumerate(
+        _words("twenty thirty forty fifty sixty seventy eighty ninety"), start=2
+    )
 }
 _PARTS = {
-    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6,
-    "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
+    name: value
+    for names, value in (
+        ("half halves", 2), ("third thirds", 3), ("quarter quarters fourth fourths", 4),
+        ("fifth fifths", 5), ("sixth sixths", 6), ("seventh sevenths", 7), ("eighth eighths", 8),
+        ("ninth ninths", 9), ("tenth tenths", 10),
+    )
+    for name in _words(names)
 }  # fmt: skip
-_PARTS.update({name + "s": value for name, value in tuple(_PARTS.items()) if name[-1] in "dhr"})
+_MINUS = ("minus", "negative")
+_FIRST_WORDS = frozenset([*_ONES, *_TENS, *_MINUS, "a", "an", "half"])
 _WORD = re.compile(r"([A-Za-z]+)(?:[ -]|$|(?=[^A-Za-z]))")
-_FIRST_WORDS = frozenset([*_ONES, *_TENS, "a", "an", "half", "minus", "negative", "hundred"])
+_MAX_WORDS = 24
+
+_Found = tuple[int, int]  # a value, and the index after its last word
 
 
 def words_prefix(text: str) -> tuple[Fraction, int] | None:
@@ -139,74 +153,89 @@ def words_prefix(text: str) -> tuple[Fraction, int] | None:
 
     ``twenty-one``, ``a hundred and five``, ``two thirds``, ``three and a half``, ``minus six``.
     """
-    words: list[tuple[str, int]] = []
+    names: list[str] = []
+    ends: list[int] = []
     at = 0
-    while len(words) < 24 and (match := _WORD.match(text, at)):
-        words.append((match[1].lower(), match.end(1)))
+    while len(names) < _MAX_WORDS and (match := _WORD.match(text, at)):
+        names.append(match[1].lower())
+        if names[0] not in _FIRST_WORDS:
+            return None
+        ends.append(match.end(1))
         at = match.end()
-    if not words or words[0][0] not in _FIRST_WORDS:
+    if not names:
         return None
-    negative = words[0][0] in ("minus", "negative")
-    names = [name for name, _ in words]
-    found = _read_words(names, 1 if negative else 0)
+    negative = names[0] in _MINUS
+    found = _read_words(names, int(negative))
     if found is None:
         return None
-    value, used = found
-    return (-value if negative else value), words[used - 1][1]
+    value, end = found
+    return (-value if negative else value), ends[end - 1]
 
 
 def _read_words(names: list[str], at: int) -> tuple[Fraction, int] | None:
-    """Value of the longest number in ``names[at:]`` and the index after it."""
-    whole = _read_whole(names, at)
+    """The longest number in ``names[at:]``, and the index after it."""
+    whole = _whole(names, at)
     if whole is None:
-        return _read_part(names, at)
+        return _part(names, at)
     value, end = whole
-    part = _PARTS.get(names[end]) if end < len(names) else None
-    if part is not None:  # "two thirds"
-        return Fraction(value, part), end + 1
-    if end + 1 < len(names) and names[end] == "and":
-        fraction = _read_part(names, end + 1)
-        if fraction is not None:  # "three and a half"
-            return value + fraction[0], fraction[1]
+    if _word(names, end) in _PARTS:  # "two thirds"
+        return Fraction(value, _PARTS[names[end]]), end + 1
+    if _word(names, end) == "and" and (rest := _part(names, end + 1)):  # "three and a half"
+        return value + rest[0], rest[1]
     return Fraction(value), end
 
 
-def _read_part(names: list[str], at: int) -> tuple[Fraction, int] | None:
+def _word(names: list[str], at: int) -> str:
+    return names[at] if at < len(names) else ""
+
+
+def _part(names: list[str], at: int) -> tuple[Fraction, int] | None:
     """``half``, ``a quarter``, ``three quarters``."""
-    if at >= len(names):
-        return None
-    if names[at] == "half":
+    first, second = _word(names, at), _PARTS.get(_word(names, at + 1))
+    if first == "half":
         return Fraction(1, 2), at + 1
-    top = 1 if names[at] in ("a", "an") else _ONES.get(names[at], 0)
-    part = _PARTS.get(names[at + 1]) if at + 1 < len(names) else None
-    return (Fraction(top, part), at + 2) if top and part else None
+    top = 1 if first in ("a", "an") else _ONES.get(first, 0)
+    return (Fraction(top, second), at + 2) if top and second else None
 
 
-def _read_whole(names: list[str], at: int) -> tuple[int, int] | None:
-    """Whole number in words; scales must fall: ``two thousand three hundred and five``."""
-    total, group, end, last = 0, 0, at, 10**15
-    free, seen = 100, False  # free: what may still be added to the group (100, 10 or 1: nothing)
-    while end < len(names):
-        name = names[end]
-        if name in ("a", "an") and not seen and names[end + 1 : end + 2] in (
-            ["hundred"], ["thousand"], ["million"], ["billion"],
-        ):  # fmt: skip
-            group, free = 1, 1
-        elif name in _ONES and (free == 100 or free == 10 and 0 < _ONES[name] < 10):
-            group, free = group + _ONES[name], 1
-        elif name in _TENS and free == 100:
-            group, free = group + _TENS[name], 10
-        elif name == "hundred" and 0 < group < 100 or name == "hundred" and not seen:
-            group, free = max(group, 1) * 100, 100
-        elif name in _SCALE and name != "hundred" and group and 10 ** _SCALE[name] < last:
-            last = 10 ** _SCALE[name]
-            total, group, free = total + group * last, 0, 100
-        elif name == "and" and seen and free == 100 and names[end + 1 : end + 2] and (
-            names[end + 1] in _ONES or names[end + 1] in _TENS
-        ) and names[end + 2 : end + 3] != ["half"] and (group >= 100 or total):  # fmt: skip
-            end += 1
-            continue
-        else:
-            break
-        end, seen = end + 1, True
-    return (total + group, end) if seen else None
+def _whole(names: list[str], at: int) -> _Found | None:
+    """Groups below a thousand with falling scales: ``two thousand three hundred and five``."""
+    found = _below_thousand(names, at)
+    if found is None:
+        return None
+    total, last = 0, 10**15
+    while True:
+        group, end = found
+        scale = 10 ** _SCALE.get(_word(names, end), 0)
+        if not 100 < scale < last:
+            return total + group, end
+        total, last, end = total + group * scale, scale, end + 1
+        after = end + (_word(names, end) == "and")
+        following = _below_thousand(names, after)
+        if following is None or _word(names, following[1]) in _PARTS:
+            return total, end
+        found = following
+
+
+def _below_thousand(names: list[str], at: int) -> _Found | None:
+    if _word(names, at) in ("a", "an") and _word(names, at + 1) in _SCALE:
+        found: _Found | None = (1, at + 1)
+    else:
+        found = _below_hundred(names, at)
+    if found is None or _word(names, found[1]) != "hundred" or found[0] == 0:
+        return found
+    value, end = 100 * found[0], found[1] + 1
+    rest = _below_hundred(names, end + (_word(names, end) == "and"))
+    if rest is None or _word(names, rest[1]) in _PARTS:  # "a hundred and one half"
+        return value, end
+    return value + rest[0], rest[1]
+
+
+def _below_hundred(names: list[str], at: int) -> _Found | None:
+    first = _word(names, at)
+    if first in _ONES:
+        return _ONES[first], at + 1
+    if first not in _TENS:
+        return None
+    ones = _ONES.get(_word(names, at + 1), 0)
+    return (_TENS[first] + ones, at + 2) if 0 < ones < 10 else (_TENS[first], at + 1)
