@@ -232,13 +232,16 @@ def test_every_op_is_a_whole_slice(op: str) -> None:
 
 
 def long_functions(source: str) -> list[tuple[str, int]]:
-    """(name, lines) of functions longer than allowed; decorators and docstrings count."""
+    """(name, lines) of function bodies longer than allowed, docstrings included.
+
+    Signatures do not count: those of commands declare every option with its help.
+    """
     functions = (
         node
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
-    sizes = ((node.name, (node.end_lineno or 0) - node.lineno + 1) for node in functions)
+    sizes = ((node.name, (node.end_lineno or 0) - node.body[0].lineno + 1) for node in functions)
     return [(name, lines) for name, lines in sizes if lines > MAX_FUNCTION_LINES]
 
 
@@ -255,7 +258,7 @@ def test_c_files_stay_short(path: Path) -> None:
 
 
 def test_a_long_function_is_noticed() -> None:
-    body = "\n".join("    x = 1" for _ in range(MAX_FUNCTION_LINES))
+    body = "\n".join("    x = 1" for _ in range(MAX_FUNCTION_LINES + 1))
     assert long_functions(f"def f():\n{body}\n") == [("f", MAX_FUNCTION_LINES + 1)]
     assert long_functions("def f():\n    return 1\n") == []
 
