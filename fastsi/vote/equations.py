@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from fastsi.vote.clean import fold_unicode
 
@@ -35,8 +36,7 @@ class Equation:
     """Whether it holds, within the rounding that a lone number shows."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     """number, op, (, ), =, word, newline, or other (which no side may hold)."""
     text: str
@@ -67,14 +67,22 @@ _TOKEN = re.compile(
 _WORD_OPS = {"x": "*", "X": "*", "times": "*", "plus": "+", "minus": "-"}
 _LONG_OPS = {"divided by": "/", "multiplied by": "*"}
 _WORD_EQUALS = frozenset(("is", "equals", "makes", "gives", "leaves"))
+_STATES = re.compile(r"[=\x02]|\b(?:is|equals|makes|gives|leaves)\b")
+_DIGIT = re.compile(r"[0-9]")
+_BREAK = re.compile(r"[,.:;!?](?=\s)|\n")
 
 
 def equations(text: str) -> tuple[Equation, ...]:
     """The explicit equations of a path, in order, each with its truth."""
-    if not any(char.isdigit() for char in text):
-        return ()
-    tokens = _tokens(text)
-    found = []
+    found: list[Equation] = []
+    # No side crosses a break, and most fragments state nothing: those are not even split up.
+    for fragment in _BREAK.split(_plain(text)):
+        if _STATES.search(fragment) and _DIGIT.search(fragment):
+            _read_fragment(_tokens(fragment), found)
+    return tuple(found)
+
+
+def _read_fragment(tokens: list[_Token], found: list[Equation]) -> None:
     for at, token in enumerate(tokens):
         if token.kind != "=":
             continue
@@ -85,7 +93,6 @@ def equations(text: str) -> tuple[Equation, ...]:
         if right is not None and (_has_operator(left) or _has_operator(right)):
             holds = _holds(left, right, about=token.text == _ABOUT)
             found.append(Equation(_written(left) + "=" + _written(right), holds))
-    return tuple(found)
 
 
 def equation_list(text: str) -> tuple[str, ...]:
@@ -117,7 +124,7 @@ def _plain(text: str) -> str:
 
 def _tokens(text: str) -> list[_Token]:
     tokens: list[_Token] = []
-    for match in _TOKEN.finditer(_plain(text)):
+    for match in _TOKEN.finditer(text):
         kind, shown = match.lastgroup or "other", match[0]
         if match["number"] is not None:
             shown = match["number"]

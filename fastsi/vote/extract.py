@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator
 from fastsi.types import check_known
 from fastsi.vote.clean import strip_ends
 from fastsi.vote.key import key_of_answer, kind_of
-from fastsi.vote.marks import OTHER_LANGUAGES, RUN_ON_MARKS
+from fastsi.vote.marks import OTHER_LANGUAGES, RUN_ON_MARKS, STEMS
 from fastsi.vote.number import words_prefix
 
 _MAX_CLAUSE = 400
@@ -87,14 +87,14 @@ def own_answer(text: str, run_on: tuple[str, ...] = RUN_ON_MARKS) -> str:
     text = (
         text.lstrip()
     )  # a mark at the very start restates the question; it has no blank before it
-    mark = _run_on_pattern(run_on).search(text) if ":" in text else None
-    return text if mark is None else text[: mark.start()]
+    if ":" not in text or not any(mark in text for mark in run_on):
+        return text
+    found = _run_on_pattern(run_on).search(text)
+    return text if found is None else text[: found.start()]
 
 
 @functools.lru_cache(maxsize=64)
 def _run_on_pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
-    if not marks:
-        return re.compile(r"(?!)")
     words = "|".join(sorted(map(re.escape, marks), key=len, reverse=True))
     return re.compile(rf"(?<=\s)[#*]*(?:{words})(?:[ ]?[0-9]{{1,4}})?[*]*:")
 
@@ -165,8 +165,7 @@ def _closings(text: str, starts: list[int]) -> dict[int, int]:
 # --- tags, hashes -------------------------------------------------------------------------------
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_HASH = re.compile(r"(?:^|\n|(?<=\s))[ \t]*####[ \t]*([^\n]*)")
-_HASH_ANSWER = re.compile(r"(?:(?:the |final )*answer(?: is)?:? *)", re.IGNORECASE)
+_HASH_ANSWER = re.compile(r"(?:the )?(?:final )?answer(?: is)?:? *", re.IGNORECASE)
 
 
 def _tag(text: str) -> str | None:
@@ -188,14 +187,17 @@ def _tag(text: str) -> str | None:
 
 
 def _hash(text: str) -> str | None:
-    if "####" not in text:
-        return None
-    for match in _HASH.finditer(text):
-        content = match[1].lstrip("# ")
-        announced = _HASH_ANSWER.match(content)
-        key = key_of_answer(content[announced.end() :] if announced else content)
-        if key is not None and kind_of(key) != "text":
-            return key
+    at = text.find("####")
+    while at >= 0:
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        if at == 0 or text[at - 1].isspace():
+            content = text[at:end].lstrip("# \t")
+            announced = _HASH_ANSWER.match(content)
+            key = key_of_answer(content[announced.end() :] if announced else content)
+            if key is not None and kind_of(key) != "text":
+                return key
+        at = text.find("####", end)
     return None
 
 
@@ -233,11 +235,12 @@ _NOTHING = re.compile(
 
 
 def _phrase(text: str) -> str | None:
-    return (
-        _announced(text, _english_marks(text))
-        or _announced(text, _ends(_OPTION, text))
-        or _announced(text, _ends(OTHER_LANGUAGES, text))
-    )
+    key = _announced(text, _english_marks(text))
+    if key is None and ("ption" in text or "hoice" in text):
+        key = _announced(text, _ends(_OPTION, text))
+    if key is None and any(stem in text for stem in STEMS):
+        key = _announced(text, _ends(OTHER_LANGUAGES, text))
+    return key
 
 
 def _announced(text: str, marks: Iterator[int]) -> str | None:

@@ -59,12 +59,19 @@ _WITHOUT_COLON = (
 )
 
 
+STEMS = tuple(word[1:] if len(word) > 3 else word for word in (*_WITH_COLON, *_WITHOUT_COLON))
+"""A text that holds none of these, whatever the case of the first letter, holds no such mark."""
+
+
 def _alternatives(words: tuple[str, ...]) -> str:
-    return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+    """Any of the words, the longest first, its first letter in either case."""
+    longest_first = sorted(words, key=len, reverse=True)
+    return "|".join(
+        f"[{word[0].upper()}{word[0].lower()}]{re.escape(word[1:])}" for word in longest_first
+    )
 
 
 OTHER_LANGUAGES = re.compile(
-    rf"(?:(?:{_alternatives(_WITH_COLON)})[ \t]*\**[ \t]*[:\uff1a]"
-    rf"|(?:{_alternatives(_WITHOUT_COLON)})[ \t]*[:\uff1a]?)",
-    re.IGNORECASE,
+    rf"(?:{_alternatives(_WITH_COLON)})[ \t]*\**[ \t]*[:\uff1a]"
+    rf"|(?:{_alternatives(_WITHOUT_COLON)})[ \t]*[:\uff1a]?"
 )

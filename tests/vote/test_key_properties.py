@@ -63,6 +63,12 @@ RATIONALS = st.fractions(max_denominator=10**6) | st.fractions(
 )
 
 
+DRESSINGS = [
+    *("{}", "{}.", "${}$", "**{}**", "\\({}\\)", "\\boxed{{{}}}", "({})", "x = {}", "about {}"),
+    *("{}%", "{}\\%", "\\${}", "{} apples", "{}\\text{{ cm}}", "{} m^2", "{} in total"),
+]
+
+
 def grouped(digits: str, mark: str) -> str:
     """Thousands separated by ``mark``."""
     return f"{int(digits):,}".replace(",", mark)
@@ -73,7 +79,7 @@ def spellings(draw: st.DrawFn, value: Fraction) -> str:
     """One of the ways in which people and models write a rational number."""
     sign = draw(st.sampled_from(["-", "\u2212", "- "])) if value < 0 else ""
     top, bottom = abs(value.numerator), value.denominator
-    forms = [f"{top}/{bottom}", f"\\frac{{{top}}}{{{bottom}}}", f"\\dfrac{{{top}}}{{{bottom}}}"]
+    forms = [f"{top}/{bottom}", rf"\frac{{{top}}}{{{bottom}}}", rf"\dfrac{{{top}}}{{{bottom}}}"]
     scale = draw(st.integers(2, 9))
     forms.append(f"{top * scale} / {bottom * scale}")
     if top > bottom > 1:
@@ -89,13 +95,7 @@ def spellings(draw: st.DrawFn, value: Fraction) -> str:
         forms += [written + zeros] * 3
         forms += [f"{scaled}e-{decimals}", f"{scaled} \\times 10^{{-{decimals}}}"]
     text = sign + draw(st.sampled_from(forms))
-    dressing = draw(
-        st.sampled_from(
-            ["{}", "${}$", "**{}**", "\\({}\\)", "\\boxed{{{}}}", "{}.", "{}%", "{}\\%", "{} apples",
-             "{}\\text{{ cm}}", "x = {}", "({})", "\\${}", "{} in total", "{} m^2", "about {}"]
-        )
-    )  # fmt: skip
-    return dressing.format(text)
+    return draw(st.sampled_from(DRESSINGS)).format(text)
 
 
 @given(st.data(), RATIONALS)
@@ -142,42 +142,16 @@ def test_sets_have_no_order(members: list[Fraction], random) -> None:
     assert key_of_answer(" and ".join(map(str, members))) == key
 
 
+SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+)
+TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety"
+
+
 def in_words(value: int) -> str:
     """English for 0 <= value < 10**9, written independently of the reader."""
-    small = [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-        "thirteen",
-        "fourteen",
-        "fifteen",
-        "sixteen",
-        "seventeen",
-        "eighteen",
-        "nineteen",
-    ]
-    tens = [
-        "zero",
-        "ten",
-        "twenty",
-        "thirty",
-        "forty",
-        "fifty",
-        "sixty",
-        "seventy",
-        "eighty",
-        "ninety",
-    ]
+    small, tens = SMALL.split(), TENS.split()
     for scale, name in ((10**6, "million"), (10**3, "thousand"), (100, "hundred")):
         if value >= scale:
             rest = f" and {in_words(value % scale)}" if value % scale else ""
