@@ -1,0 +1,395 @@
+"""segment_attention: every backend against the fp64 reference, and the promises on bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastsi.ops import SegmentPlan, merge_states, segment_attention
+from tests.ops.support import (
+    assert_as_good_as_torch,
+    integers,
+    qkv,
+    random_tree,
+    runners,
+    running,
+    torch_threads,
+)
+
+RUNNERS = runners("segment_attention")
+CPU = [name for name in RUNNERS if name.startswith("cpu")]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+# (kv_len, rows, query heads, kv heads, head_dim, page_size, page_offset): tile, vector and register
+# block sizes of the kernels less one, exactly, and plus one; odd head_dim; groups 1 to 9.
+SHAPES = [
+    (1, 1, 1, 1, 1, 1, 0),
+    (63, 3, 4, 2, 64, 16, 0),
+    (64, 5, 6, 2, 64, 16, 3),
+    (65, 7, 9, 3, 64, 16, 15),
+    (15, 8, 5, 5, 33, 4, 1),
+    (16, 9, 7, 1, 80, 16, 0),
+    (17, 11, 9, 1, 128, 32, 31),
+    (130, 70, 8, 2, 16, 8, 7),
+    (200, 23, 3, 1, 7, 16, 2),
+    (0, 4, 4, 2, 32, 16, 0),
+    (31, 130, 2, 2, 256, 5, 4),
+]
+
+
+def one_segment(kv_len: int, rows: int, page_size: int, offset: int, causal: bool) -> SegmentPlan:
+    """All rows attend to one span; with ``causal`` they are the span's own last tokens."""
+    pages = -(-(offset + kv_len) // page_size)
+    first = max(kv_len - rows, 0) if causal else kv_len
+    return SegmentPlan.from_lists(
+        pages=[list(range(pages))[::-1]],
+        page_offset=[offset],
+        kv_len=[kv_len],
+        kv_start=[0],
+        rows=[(0, rows)],
+        causal=[causal],
+        row_pos=[first + r for r in range(rows)],
+    )
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_precision(runner: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    kv_len, rows, q_heads, kv_heads, head_dim, page_size, offset = shape
+    plan = one_segment(kv_len, rows, page_size, offset, causal=False)
+    sizes = {"page_size": page_size, "pages": (offset + kv_len) // page_size + 1}
+    tensors = qkv(
+        plan, heads=(q_heads, kv_heads), head_dim=head_dim, seed=kv_len, dtype=dtype, **sizes
+    )
+    exact = [tensor.double() for tensor in tensors]
+    truth, truth_lse = segment_attention(*exact, plan, backend="reference")
+    plain, plain_lse = segment_attention(*tensors, plan, backend="reference")
+    with running(runner) as backend:
+        out, lse = segment_attention(*tensors, plan, backend=backend)
+    assert_as_good_as_torch(out, plain, truth)
+    assert_as_good_as_torch(lse, plain_lse, truth_lse)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("window", [None, 1, 5, 64, 100])
+@pytest.mark.parametrize("softcap", [None, 2.0, 50.0])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_masks_and_softcap(
+    runner: str, window: int | None, softcap: float | None, causal: bool, dtype: torch.dtype
+) -> None:
+    plan = one_segment(150, 90, 16, 5, causal)
+    tensors = qkv(plan, heads=(6, 2), head_dim=48, page_size=16, pages=10, seed=7, dtype=dtype)
+    options = {"window": window, "softcap": softcap, "scale": 0.4}
+    truth, truth_lse = segment_attention(
+        *(t.double() for t in tensors), plan, backend="reference", **options
+    )
+    plain, plain_lse = segment_attention(*tensors, plan, backend="reference", **options)
+    with running(runner) as backend:
+        out, lse = segment_attention(*tensors, plan, backend=backend, **options)
+    assert_as_good_as_torch(out, plain, truth)
+    assert_as_good_as_torch(lse, plain_lse, truth_lse)
+
+
+def test_reference_is_attention() -> None:
+    """The reference itself, against torch's own attention over contiguous keys."""
+    plan = one_segment(40, 40, 8, 0, causal=True)
+    q, k_cache, v_cache = qkv(plan, heads=(4, 2), head_dim=16, page_size=8, pages=5, seed=0)
+    out, lse = segment_attention(q, k_cache, v_cache, plan, backend="reference")
+    order = plan.page_ids.long()
+    k, v = (c[order].transpose(0, 1).reshape(2, 40, 16) for c in (k_cache, v_cache))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q.transpose(0, 1)[None], k[None], v[None], is_causal=True, enable_gqa=True
+    )
+    torch.testing.assert_close(out, expected[0].transpose(0, 1), rtol=1e-12, atol=1e-12)
+    scores = torch.einsum("rhd,htd->rht", q, k.repeat_interleave(2, 0)) * 16**-0.5
+    scores += torch.triu(torch.full((40, 40), -torch.inf, dtype=torch.float64), 1)[:, None]
+    torch.testing.assert_close(lse, scores.logsumexp(2), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_random_trees(runner: str, data: st.DataObject) -> None:
+    """Multi-level trees with ragged groups, empty spans and pages that start in the middle."""
+    page_size = data.draw(st.sampled_from([1, 3, 16]))
+    tree = random_tree(
+        lambda low, high: data.draw(st.integers(low, high)), page_size=page_size, longest=80
+    )
+    plan = tree.plan()
+    group = data.draw(st.integers(1, 9))
+    tensors = qkv(
+        plan,
+        heads=(2 * group, 2),
+        head_dim=data.draw(st.integers(1, 40)),
+        page_size=page_size,
+        pages=tree.num_pages,
+        seed=data.draw(st.integers(0, 2**32)),
+    )
+    window = data.draw(st.none() | st.integers(1, 200))
+    expected = segment_attention(*tensors, plan, window=window, backend="reference")
+    with running(runner) as backend:
+        got = segment_attention(*tensors, plan, window=window, backend=backend)
+    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("runner", CPU)
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bits_do_not_depend_on_other_rows(runner: str, seed: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    draw = integers(generator)
+    tree = random_tree(draw, page_size=16)
+    plan = tree.plan()
+    q, k_cache, v_cache = qkv(
+        plan, heads=(6, 2), head_dim=40, page_size=16, pages=tree.num_pages, seed=seed, dtype=dtype
+    )
+    count = len(tree.paths)
+    subsets = [[i] for i in range(count)] + [
+        sorted(torch.randperm(count, generator=generator)[: draw(1, count)].tolist())
+        for _ in range(4)
+    ]
+    with running(runner) as backend:
+        out, lse = segment_attention(q, k_cache, v_cache, plan, window=70, backend=backend)
+        for subset in subsets:
+            few = segment_attention(
+                q[subset], k_cache, v_cache, tree.plan(subset), window=70, backend=backend
+            )
+            assert torch.equal(few[0], out[subset])
+            assert torch.equal(few[1], lse[subset])
+
+
+@pytest.mark.parametrize("runner", CPU)
+@pytest.mark.parametrize("window", [None, 20])
+def test_bits_of_a_chunk_equal_bits_of_its_rows_alone(runner: str, window: int | None) -> None:
+    """A masked token leaves the same bits as an absent one, so chunked prefill equals decode."""
+    rows = 77
+    plan = one_segment(rows, rows, 16, 3, causal=True)
+    q, k_cache, v_cache = qkv(
+        plan, heads=(6, 2), head_dim=24, page_size=16, pages=5, seed=1, dtype=torch.float32
+    )
+    pages = plan.page_ids.tolist()
+    with running(runner) as backend:
+        out, lse = segment_attention(q, k_cache, v_cache, plan, window=window, backend=backend)
+        for row in range(rows):
+            alone = SegmentPlan.from_lists(
+                pages=[pages],
+                page_offset=[3],
+                kv_len=[row + 1],
+                kv_start=[0],
+                rows=[(0, 1)],
+                causal=[False],
+                row_pos=[row],
+            )
+            got = segment_attention(
+                q[row : row + 1], k_cache, v_cache, alone, window=window, backend=backend
+            )
+            assert torch.equal(got[0][0], out[row])
+            assert torch.equal(got[1][0], lse[row])
+
+
+@pytest.mark.parametrize("runner", CPU)
+def test_bits_do_not_depend_on_threads(runner: str) -> None:
+    tree = random_tree(integers(torch.Generator().manual_seed(3)), page_size=16, longest=600)
+    plan = tree.plan()
+    tensors = qkv(
+        plan,
+        heads=(9, 3),
+        head_dim=64,
+        page_size=16,
+        pages=tree.num_pages,
+        seed=3,
+        dtype=torch.float32,
+    )
+    with running(runner) as backend:
+        results = []
+        for threads in (1, 2, 3, 7):
+            with torch_threads(threads):
+                results.append(segment_attention(*tensors, plan, backend=backend))
+    for out, lse in results[1:]:
+        assert torch.equal(out, results[0][0])
+        assert torch.equal(lse, results[0][1])
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_rows_that_see_nothing(runner: str) -> None:
+    plan = SegmentPlan.from_lists(
+        pages=[[0], [1]],
+        page_offset=[0, 0],
+        kv_len=[4, 0],
+        kv_start=[10, 14],
+        rows=[(1, 4), (0, 4)],
+        causal=[True, False],
+        row_pos=[20, 9, 10, 99],
+    )
+    tensors = qkv(plan, heads=(2, 1), head_dim=8, page_size=4, pages=2, seed=0, dtype=torch.float32)
+    with running(runner) as backend:
+        out, lse = segment_attention(*tensors, plan, window=50, backend=backend)
+    blind = [0, 1, 3]  # in no segment with tokens; before the span; past the window
+    assert torch.equal(out[blind], torch.zeros(3, 2, 8))
+    assert torch.equal(lse[blind], torch.full((3, 2), -torch.inf))
+    assert lse[2].isfinite().all()
+    torch.testing.assert_close(out[2], tensors[2][0, 0, :1].expand(2, 8))
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_no_rows_and_no_segments(runner: str) -> None:
+    nothing = SegmentPlan.from_lists(
+        pages=[], page_offset=[], kv_len=[], kv_start=[], rows=[], causal=[], row_pos=[5, 6]
+    )
+    q, k_cache, v_cache = qkv(
+        nothing, heads=(2, 1), head_dim=8, page_size=4, pages=1, seed=0, dtype=torch.float32
+    )
+    with running(runner) as backend:
+        out, lse = segment_attention(q, k_cache, v_cache, nothing, backend=backend)
+        assert (out == 0).all()
+        assert (lse == -torch.inf).all()
+        empty = SegmentPlan.from_lists(
+            pages=[], page_offset=[], kv_len=[], kv_start=[], rows=[], causal=[], row_pos=[]
+        )
+        out, lse = segment_attention(q[:0], k_cache, v_cache, empty, backend=backend)
+    assert out.shape == (0, 2, 8)
+    assert lse.shape == (0, 2)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_strided_queries(runner: str) -> None:
+    plan = one_segment(40, 9, 8, 0, causal=True)
+    q, k_cache, v_cache = qkv(plan, heads=(4, 2), head_dim=16, page_size=8, pages=5, seed=2)
+    fused = torch.zeros(9, 3, 4, 16, dtype=torch.float64)
+    fused[:, 1] = q
+    layouts = {
+        "slice of a fused projection": fused[:, 1],
+        "heads first": q.transpose(0, 1).contiguous().transpose(0, 1),
+        "head_dim first": q.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+    }
+    expected = segment_attention(q, k_cache, v_cache, plan, backend="reference")
+    with running(runner) as backend:
+        for name, layout in layouts.items():
+            assert torch.equal(layout, q), name
+            got = segment_attention(layout, k_cache, v_cache, plan, backend=backend)
+            torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_extreme_scores(runner: str, dtype: torch.dtype) -> None:
+    """Scores of +-1e4 overflow a plain exponential; the largest must win outright."""
+    plan = one_segment(100, 3, 16, 0, causal=False)
+    q, k_cache, v_cache = qkv(
+        plan, heads=(2, 2), head_dim=8, page_size=16, pages=7, seed=4, dtype=dtype
+    )
+    truth, truth_lse = segment_attention(
+        *(t.double() for t in (q, k_cache, v_cache)), plan, scale=3e3, backend="reference"
+    )
+    with running(runner) as backend:
+        out, lse = segment_attention(q, k_cache, v_cache, plan, scale=3e3, backend=backend)
+    torch.testing.assert_close(lse.double(), truth_lse, rtol=1e-5, atol=0)
+    torch.testing.assert_close(out.double(), truth, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nan_stays_in_its_row(runner: str, dtype: torch.dtype) -> None:
+    plan = one_segment(70, 9, 16, 0, causal=False)
+    q, k_cache, v_cache = qkv(
+        plan, heads=(3, 1), head_dim=16, page_size=16, pages=5, seed=5, dtype=dtype
+    )
+    q[4, 1] = torch.nan
+    with running(runner) as backend:
+        out, lse = segment_attention(q, k_cache, v_cache, plan, backend=backend)
+    bad = torch.zeros(9, 3, dtype=torch.bool)
+    bad[4, 1] = True
+    assert torch.equal(out.isnan().all(dim=2), bad)
+    assert torch.equal(out.isnan().any(dim=2), bad)
+    assert torch.equal(lse.isnan(), bad)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_union_equals_merge_of_parts(runner: str) -> None:
+    tree = random_tree(integers(torch.Generator().manual_seed(11)), page_size=16)
+    plan = tree.plan()
+    q, k_cache, v_cache = qkv(
+        plan, heads=(4, 2), head_dim=16, page_size=16, pages=tree.num_pages, seed=11
+    )
+    parts = []
+    with running(runner) as backend:
+        whole = segment_attention(q, k_cache, v_cache, plan, backend=backend)
+        for s in range(plan.num_segments):
+            first, last = int(plan.page_indptr[s]), int(plan.page_indptr[s + 1])
+            single = SegmentPlan.from_lists(
+                pages=[plan.page_ids[first:last].tolist()],
+                page_offset=[int(plan.page_offset[s])],
+                kv_len=[int(plan.kv_len[s])],
+                kv_start=[int(plan.kv_start[s])],
+                rows=[(int(plan.row_begin[s]), int(plan.row_end[s]))],
+                causal=[False],
+                row_pos=plan.row_pos.tolist(),
+            )
+            parts.append(segment_attention(q, k_cache, v_cache, single, backend=backend))
+        outs, lses = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
+        merged = merge_states(outs, lses, backend=backend)
+    torch.testing.assert_close(merged, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_flow_through_the_reference() -> None:
+    plan = one_segment(12, 6, 4, 1, causal=True)
+    tensors = qkv(plan, heads=(4, 2), head_dim=3, page_size=4, pages=4, seed=6)
+    inputs = tuple(t.requires_grad_() for t in tensors)
+    assert torch.autograd.gradcheck(lambda *t: segment_attention(*t, plan), inputs)
+
+
+@pytest.mark.parametrize("runner", CPU)
+def test_bad_plans_are_refused(runner: str) -> None:
+    good = {
+        "pages": [[0, 1]],
+        "page_offset": [1],
+        "kv_len": [7],
+        "kv_start": [0],
+        "rows": [(0, 2)],
+        "causal": [False],
+        "row_pos": [7, 7],
+    }
+    faults = {
+        "kv_len": ({"kv_len": [8]}, "kv_len"),
+        "negative kv_len": ({"kv_len": [-1]}, "kv_len"),
+        "page beyond the cache": ({"pages": [[0, 2]]}, "holds page 2, k_cache has 2"),
+        "negative page": ({"pages": [[0, -1]]}, "page_ids"),
+        "offset": ({"page_offset": [4]}, "page_offset"),
+        "rows": ({"rows": [(0, 3)]}, "rows 0..3"),
+        "reversed rows": ({"rows": [(2, 1)]}, "rows 2..1"),
+    }
+    tensors = qkv(
+        SegmentPlan.from_lists(**good), heads=(2, 1), head_dim=8, page_size=4, pages=2, seed=0
+    )
+    with running(runner) as backend:
+        segment_attention(*tensors, SegmentPlan.from_lists(**good), backend=backend)
+        for name, (change, message) in faults.items():
+            plan = SegmentPlan.from_lists(**{**good, **change})
+            with pytest.raises(ValueError, match=message):
+                segment_attention(*tensors, plan, backend=backend)
+                pytest.fail(name)
+
+
+def test_bad_arguments_are_refused() -> None:
+    plan = one_segment(4, 2, 4, 0, causal=False)
+    q, k_cache, v_cache = qkv(plan, heads=(4, 2), head_dim=8, page_size=4, pages=1, seed=0)
+    wrong = [
+        ((q[:1], k_cache, v_cache), {}, r"q: shape is \[1, 4, 8\]"),
+        ((q, k_cache[..., :4], v_cache), {}, "k_cache: shape"),
+        ((q, k_cache, v_cache[:, :1]), {}, "v_cache: shape"),
+        ((q, k_cache.float(), v_cache), {}, "k_cache: dtype is torch.float32"),
+        ((q[:, :3], k_cache, v_cache), {}, "3 heads"),
+        ((q, k_cache.transpose(1, 2).contiguous().transpose(1, 2), v_cache), {}, "contiguous"),
+        ((q, k_cache, v_cache), {"window": 0}, "window=0"),
+        ((q, k_cache, v_cache), {"softcap": 0.0}, "softcap=0.0"),
+        ((q.long(), k_cache, v_cache), {}, "q: dtype is torch.int64"),
+    ]
+    for tensors, options, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            segment_attention(*tensors, plan, **options)
+    with pytest.raises(ValueError, match="plan.page_indptr: is torch.int64"):
+        SegmentPlan(**{n: getattr(plan, n).long() for n in plan.__slots__ if n[0] != "_"})
