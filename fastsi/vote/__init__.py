@@ -2,7 +2,8 @@
 
 from fastsi.vote.equations import Equation, equation_is_true, equation_list, equations
 from fastsi.vote.extract import EXTRACTORS, answer_key
-from fastsi.vote.key import key_of_answer, kind_of, render
+from fastsi.vote.key import key_of_answer
+from fastsi.vote.kinds import kind_of, render
 from fastsi.vote.majority import majority, vote
 from fastsi.vote.marks import RUN_ON_MARKS
 

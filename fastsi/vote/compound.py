@@ -12,6 +12,7 @@ from fractions import Fraction
 from math import gcd
 from typing import TypeGuard
 
+from fastsi.vote.kinds import render
 from fastsi.vote.number import number_body, number_prefix, read_number, words_prefix
 
 MAX_DEPTH = 6
@@ -79,7 +80,7 @@ _COMMA = re.compile(r"[,;]")
 _NO_PART = re.compile(r"[()\[\]{},;]")
 
 
-def read_bracketed(text: str, part: Part, render: Callable[[str], str]) -> str | None:
+def read_bracketed(text: str, part: Part) -> str | None:
     """``(1, 2)`` and ``[0, 1)`` keep order and brackets, ``{2, 1}`` is sorted; ``(5)`` is 5."""
     if not is_enclosed(text):
         return None
@@ -108,7 +109,7 @@ _LIST = re.compile(r", +(?:and|or) +|, *| +(?:and|or) +| *& *|;")
 _ASSIGN = re.compile(r"([A-Za-z](?:_[A-Za-z0-9])?) ?= ?(?=\S)")
 
 
-def read_list(text: str, part: Part, render: Callable[[str], str]) -> str | None:
+def read_list(text: str, part: Part) -> str | None:
     """``1, 2 and 3`` is the set of its members; so are numbers, choices and brackets, not words.
 
     ``x=1, y=2`` keeps the names, sorted; ``x=1 or x=2`` is the set of the values.
@@ -165,7 +166,7 @@ _MATRIX = re.compile(
 )
 
 
-def read_matrix(text: str, part: Part, render: Callable[[str], str]) -> str | None:
+def read_matrix(text: str, part: Part) -> str | None:
     """Rows of members; determinant bars are kept apart from brackets."""
     match = _MATRIX.fullmatch(text)
     if match is None:

@@ -13,6 +13,7 @@ nothing. Calculator marks (``<<48/2=24>>``) repeat an equation and are left out.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from fastsi.vote.clean import fold_unicode
 
 MAX_DIGITS = 30
 """Numbers of more digits are not arithmetic that a path works through."""
-MAX_TOKENS = 48
+MAX_TOKENS = 64
 """Longest side, in numbers, operators, brackets and units."""
 _MAX_UNIT_WORDS = 3
 
@@ -38,12 +39,15 @@ class Equation:
 
 class _Token(NamedTuple):
     kind: str
-    """number, op, (, ), =, word, newline, or other (which no side may hold)."""
+    """number, op, (, ), =, word, or other (which no side may hold)."""
     text: str
     start: int
     end: int
     percent: bool = False
 
+
+_Side = list[_Token]
+_Value = int | Fraction
 
 _ABOUT = "\x02"
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
@@ -61,7 +65,6 @@ _TOKEN = re.compile(
     r"|(?P<about>(?:\bis|=) (?:about|approximately|roughly)\b|\x02)"
     r"|(?P<equals>==?)"
     r"|(?P<word>[A-Za-z][A-Za-z'-]*)"
-    r"|(?P<newline>\n)"
     r"|(?P<other>[^\s$])"
 )
 _WORD_OPS = {"x": "*", "X": "*", "times": "*", "plus": "+", "minus": "-"}
@@ -74,36 +77,39 @@ _BREAK = re.compile(r"[,.:;!?](?=\s)|\n")
 
 def equations(text: str) -> tuple[Equation, ...]:
     """The explicit equations of a path, in order, each with its truth."""
-    found: list[Equation] = []
-    # No side crosses a break, and most fragments state nothing: those are not even split up.
-    for fragment in _BREAK.split(_plain(text)):
-        if _STATES.search(fragment) and _DIGIT.search(fragment):
-            _read_fragment(_tokens(fragment), found)
-    return tuple(found)
-
-
-def _read_fragment(tokens: list[_Token], found: list[Equation]) -> None:
-    for at, token in enumerate(tokens):
-        if token.kind != "=":
-            continue
-        left = _side_before(tokens, at)
-        if left is None or (token.text.isalpha() and not _has_operator(left)):
-            continue
-        right = _side_after(tokens, at)
-        if right is not None and (_has_operator(left) or _has_operator(right)):
-            holds = _holds(left, right, about=token.text == _ABOUT)
-            found.append(Equation(_written(left) + "=" + _written(right), holds))
+    return tuple(
+        Equation(_written(left) + "=" + _written(right), _holds(left, right, about=about))
+        for left, right, about in _statements(text)
+    )
 
 
 def equation_list(text: str) -> tuple[str, ...]:
     """The normalised equations of a path in order: equal lists mean equal reasoning."""
-    return tuple(equation.text for equation in equations(text))
+    return tuple(_written(left) + "=" + _written(right) for left, right, _ in _statements(text))
 
 
 def equation_is_true(equation: str) -> bool | None:
     """Whether every equation in the text holds; None if it states none."""
     found = equations(equation)
     return all(each.true for each in found) if found else None
+
+
+def _statements(text: str) -> Iterator[tuple[_Side, _Side, bool]]:
+    """Left side, right side, and whether they are said to be about equal."""
+    # No side crosses a break, and most fragments state nothing: those are not even split up.
+    for fragment in _BREAK.split(_plain(text)):
+        if not (_STATES.search(fragment) and _DIGIT.search(fragment)):
+            continue
+        tokens = _tokens(fragment)
+        for at, token in enumerate(tokens):
+            if token.kind != "=":
+                continue
+            left = _side_before(tokens, at)
+            if left is None or (token.text.isalpha() and not _has_operator(left)):
+                continue
+            right = _side_after(tokens, at)
+            if right is not None and (_has_operator(left) or _has_operator(right)):
+                yield left, right, token.text == _ABOUT
 
 
 def _plain(text: str) -> str:
@@ -154,13 +160,13 @@ def _is_share(tokens: list[_Token]) -> bool:
     return tokens[-1].percent or (len(tokens) > 1 and tokens[-2].text == "/")
 
 
-def _has_operator(side: list[_Token]) -> bool:
+def _has_operator(side: _Side) -> bool:
     return any(token.kind == "op" for token in side[1:])
 
 
-def _side_before(tokens: list[_Token], equals: int) -> list[_Token] | None:
+def _side_before(tokens: list[_Token], equals: int) -> _Side | None:
     """The longest side that ends just before ``equals``; None if it holds an unknown."""
-    side: list[_Token] = []
+    side: _Side = []
     depth, at, low = 0, equals - 1, max(0, equals - MAX_TOKENS)
     while True:
         # An operand ends at ``at``: closing brackets, a number, and the units behind it.
@@ -187,16 +193,18 @@ def _side_before(tokens: list[_Token], equals: int) -> list[_Token] | None:
         at -= 1
 
 
-def _with_sign(tokens: list[_Token], at: int, side: list[_Token]) -> list[_Token] | None:
+def _with_sign(tokens: list[_Token], at: int, side: _Side) -> _Side | None:
     """The reversed ``side`` with the operator at ``at``, which has no operand on its left.
 
-    It is a sign if it touches the number, a bullet at the start of a line; else an unknown stands
-    before it (``cost + 5``, ``y - 3``).
+    It is a sign if it touches the number, a bullet if it comes first; else an unknown stands before
+    it (``cost + 5``, ``y - 3``, and ``y -3``).
     """
     before = tokens[at - 1] if at else None
-    if _is_sign(tokens, at) and not (before and before.kind == "word" and len(before.text) == 1):
+    if _is_sign(tokens, at) and (
+        before is None or len(before.text) > 1 or not before.text.isalpha()
+    ):
         side.append(tokens[at])
-    elif before is not None and before.kind != "newline":
+    elif before is not None:
         return None
     return side[::-1]
 
@@ -232,9 +240,9 @@ def _skip_units_back(tokens: list[_Token], at: int) -> int:
     return at
 
 
-def _side_after(tokens: list[_Token], equals: int) -> list[_Token] | None:
+def _side_after(tokens: list[_Token], equals: int) -> _Side | None:
     """The longest side that starts just after ``equals``; None if it holds an unknown."""
-    side: list[_Token] = []
+    side: _Side = []
     depth, at, high = 0, equals + 1, min(len(tokens), equals + MAX_TOKENS)
     while True:
         while at < high and tokens[at].kind == "(":
@@ -280,11 +288,11 @@ def _number_text(token: _Token) -> str:
     return shown + ("%" if token.percent else "")
 
 
-def _written(side: list[_Token]) -> str:
+def _written(side: _Side) -> str:
     return "".join(_number_text(token) if token.kind == "number" else token.text for token in side)
 
 
-def _holds(left: list[_Token], right: list[_Token], *, about: bool) -> bool:
+def _holds(left: _Side, right: _Side, *, about: bool) -> bool:
     try:
         a, b = _evaluate(left), _evaluate(right)
     except ZeroDivisionError:
@@ -300,34 +308,33 @@ def _holds(left: list[_Token], right: list[_Token], *, about: bool) -> bool:
     )
 
 
-def _is_lone(side: list[_Token]) -> bool:
-    return sum(token.kind == "number" for token in side) == 1
+def _is_lone(side: _Side) -> bool:
+    return len(side) <= 2 and not _has_operator(side)
 
 
-def _slack(side: list[_Token], about: bool) -> Fraction:
+def _slack(side: _Side, about: bool) -> Fraction:
     """Half a unit of the last decimal that a lone number shows; none for an integer."""
-    if not _is_lone(side):
+    number = side[-1]
+    if not _is_lone(side) or not (about or "." in number.text):
         return Fraction(0)
-    number = next(token for token in side if token.kind == "number")
-    places = len(number.text.partition(".")[2])
-    if not places and not about:
-        return Fraction(0)
-    return Fraction(1, 2 * 10 ** (places + (2 if number.percent else 0)))
+    places = len(number.text.partition(".")[2]) + (2 if number.percent else 0)
+    return Fraction(1, 2 * 10**places)
 
 
-def _evaluate(side: list[_Token]) -> Fraction:
+def _evaluate(side: _Side) -> Fraction:
     """Value of a side with the usual precedence.
 
     Raises:
         ZeroDivisionError: a divisor is zero.
     """
-    values: list[Fraction] = []
+    values: list[_Value] = []
     operators: list[str] = []
     previous = "("
     for token in side:
         if token.kind == "number":
-            value = Fraction(token.text.replace(",", ""))
-            values.append(value / 100 if token.percent else value)
+            digits = token.text.replace(",", "")
+            value = int(digits) if digits.isdigit() else Fraction(digits)
+            values.append(Fraction(value, 100) if token.percent else value)
         elif token.kind == "(":
             operators.append("(")
         elif token.kind == ")":
@@ -342,13 +349,13 @@ def _evaluate(side: list[_Token]) -> Fraction:
         previous = token.kind
     while operators:
         _apply(values, operators.pop())
-    return values[0]
+    return Fraction(values[0])
 
 
 _RANK = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "neg": 3}
 
 
-def _apply(values: list[Fraction], operator: str) -> None:
+def _apply(values: list[_Value], operator: str) -> None:
     if operator == "neg":
         values[-1] = -values[-1]
         return
@@ -360,4 +367,4 @@ def _apply(values: list[Fraction], operator: str) -> None:
     elif operator == "*":
         values[-1] *= right
     else:
-        values[-1] /= right
+        values[-1] = Fraction(values[-1]) / right

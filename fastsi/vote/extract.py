@@ -34,7 +34,8 @@ from collections.abc import Callable, Iterator
 
 from fastsi.types import check_known
 from fastsi.vote.clean import strip_ends
-from fastsi.vote.key import key_of_answer, kind_of
+from fastsi.vote.key import key_of_answer
+from fastsi.vote.kinds import kind_of
 from fastsi.vote.marks import OTHER_LANGUAGES, RUN_ON_MARKS, STEMS
 from fastsi.vote.number import words_prefix
 
@@ -221,7 +222,8 @@ _OPTION = re.compile(
     re.IGNORECASE,
 )
 _END = re.compile(
-    r"\n|[.!?](?=[\"')*\]]*(?:\s|$))|(?<=[0-9)])\.(?=[A-Z][a-z])|[\u3002\uff01\uff1f]"
+    r"\n|[.!?](?=[\"')*\]]*(?:\s|$|<|##))|(?<=[0-9)])\.(?=[A-Z][a-z])|[\u3002\uff01\uff1f]"
+    r"|<\||</s>|<eos>|##"  # special tokens and headings that a model runs into
 )
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|Mt|Prof|vs|approx|ca|e\.g|i\.e|Rs)$")
 _DISPLAY = re.compile(r"\\\[(.*?)\\\]|\$\$(.*?)\$\$|\\\((.*?)\\\)", re.DOTALL)

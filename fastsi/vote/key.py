@@ -27,7 +27,7 @@ minutes``). ``x = 5`` and ``2 + 3 = 5`` are 5; an equation in unknowns stays who
 brackets is that member. A number of more than 4,000 digits that is not a plain integer stays text.
 Two fields with a colon are a time of day if they can be one (``3:30``), else a ratio (``3:4``).
 
-`key_of_answer` and `render` are inverse on keys: ``key_of_answer(render(key)) == key``.
+`kinds.render` writes a key as an answer that reads back: ``key_of_answer(render(key)) == key``.
 """
 
 from __future__ import annotations
@@ -69,17 +69,6 @@ def key_of_answer(text: str) -> str | None:
             return key
         text = key[5:]
     return None
-
-
-def render(key: str) -> str:
-    """An answer text whose key is ``key``."""
-    kind, _, body = key.partition(":")
-    return f"({body.upper()})" if kind == "choice" else body
-
-
-def kind_of(key: str) -> str:
-    """The part of a key before the colon."""
-    return key.partition(":")[0]
 
 
 def _long_key(text: str) -> str:
@@ -176,12 +165,12 @@ def _read_parts(span: str, depth: int) -> str | None:
         return read_key(text.strip(), depth + 1)
 
     return (
-        compound.read_bracketed(span, part, render)
-        or compound.read_matrix(span, part, render)
+        compound.read_bracketed(span, part)
+        or compound.read_matrix(span, part)
         or compound.read_plus_minus(span)
         or compound.read_ratio(span)
         or compound.read_range(span)
-        or (compound.read_list(span, part, render) if depth == 0 else None)
+        or (compound.read_list(span, part) if depth == 0 else None)
     )
 
 

@@ -71,7 +71,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
     value: Fraction | None
     if parts["whole"] is not None:
         whole, top, bottom = (_literal(parts[name]) for name in ("whole", "top", "bottom"))
-        if whole is None or top is None or not bottom or top >= bottom:
+        if not whole or top is None or not bottom or top >= bottom:
             return None
         value = whole + top / bottom
     elif parts["ten"] is not None:

@@ -102,7 +102,7 @@ SIDES = st.recursive(
     lambda inner: st.tuples(inner, st.sampled_from("+-*"), inner).map(
         lambda parts: f"({parts[0]}{parts[1]}{parts[2]})"
     ),
-    max_leaves=8,
+    max_leaves=5,
 )
 
 

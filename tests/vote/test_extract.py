@@ -107,6 +107,11 @@ PHRASES = [
     ("R\u00e9ponse : 18", "num:18"),
     ("\u0627\u0644\u0625\u062c\u0627\u0628\u0629: \u0661\u0668", "num:18"),
     ("\u7b54\u3048: \uff11\uff18", "num:18"),
+    ("The answer is 5<|endoftext|>The answer", "num:5"),
+    ("The answer is 5.</s>", "num:5"),
+    ("The answer is 5 ### Next", "num:5"),
+    ("So the answer is she has 5 apples left.", "num:5"),
+    ("So the answer is $9 * 2 = $18.", "num:18"),
     ("He answered is 5 enough?", None),
     ("This is an answerless text about 5 cats.", None),
 ]

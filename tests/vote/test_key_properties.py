@@ -139,7 +139,8 @@ def test_sets_have_no_order(members: list[Fraction], random) -> None:
     check_key(key)
     random.shuffle(members)
     assert key_of_answer(", ".join(map(str, members))) == key
-    assert key_of_answer(" and ".join(map(str, members))) == key
+    whole = [int(member) for member in members]  # "1 and 1/2" is one number
+    assert key_of_answer(" and ".join(map(str, whole))) == key_of_answer(str(whole)[1:-1])
 
 
 SMALL = (
