@@ -225,15 +225,20 @@ class Manifest:
         self._checked.add(name)
         self._save()
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Unlist artifacts, save, and only then delete their files."""
-        names = list(names)
+    def discard(self, folder: str) -> None:
+        """Unlist everything below ``folder``, save, and only then delete the folder.
+
+        Doing it again is harmless, so a discard that a kill cut short is repeated on resume.
+        """
+        names = [name for name in self._artifacts if name.startswith(f"{folder}/")]
         for name in names:
-            self._artifacts.pop(name, None)
+            del self._artifacts[name]
             self._checked.discard(name)
-        self._save()
-        for name in names:
-            self.path(name).unlink(missing_ok=True)
+        if names:
+            self._save()
+        with _explain(self.path(folder)):
+            if self.path(folder).exists():
+                shutil.rmtree(self.path(folder))
 
     def artifact(self, name: str) -> Artifact:
         """The record of a finished artifact."""

@@ -52,12 +52,16 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     """Copy a checkpoint's weights into the live module, whose parameters stay the same objects.
 
     Loading goes through ``from_pretrained``, because saved names may differ from the module's
-    (tied weights are stored once, experts of a mixture separately).
+    (tied weights are stored once, experts of a mixture separately). An adapter (PEFT) is saved and
+    loaded without the model it adapts.
 
     Raises:
         ArtifactError: the folder is no checkpoint of this model.
     """
     try:
+        if hasattr(model, "get_base_model"):
+            _load_adapter(model, path)
+            return
         with _quiet():
             stored = type(model).from_pretrained(  # type: ignore[attr-defined]
                 path, dtype=model.dtype, local_files_only=True
@@ -65,6 +69,12 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
         model.load_state_dict(stored.state_dict())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{path}: cannot load the checkpoint: {error}") from error
+
+
+def _load_adapter(model: nn.Module, path: Path) -> None:
+    from peft import load_peft_weights, set_peft_model_state_dict  # an optional dependency
+
+    set_peft_model_state_dict(model, load_peft_weights(str(path), device="cpu"))
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

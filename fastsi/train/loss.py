@@ -38,7 +38,7 @@ def target_nll(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
         batch: on the model's device.
 
     Returns:
-        float32 scalar in nats, with gradient.
+        Scalar in nats, with gradient: float32, or float64 for a float64 model.
     """
     rows, width = batch.ids.shape
     shared = len(batch.prefix)
@@ -61,9 +61,9 @@ def target_nll(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
         inputs["logits_to_keep"] = keep
     logits = model(**inputs).logits[:, -keep:]
     wanted = batch.is_target[:, first + 1 :]
-    return functional.cross_entropy(
-        logits[:, :-1][wanted].float(), batch.ids[:, first + 1 :][wanted], reduction="sum"
-    )
+    predicted = logits[:, :-1][wanted]
+    predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+    return functional.cross_entropy(predicted, batch.ids[:, first + 1 :][wanted], reduction="sum")
 
 
 def _prefix_cache(model: nn.Module, prefix: torch.Tensor, rows: int) -> DynamicCache:
@@ -80,5 +80,8 @@ def _prefix_cache(model: nn.Module, prefix: torch.Tensor, rows: int) -> DynamicC
 
 
 def _takes_logits_to_keep(model: nn.Module) -> bool:
-    # Under mixed precision accelerate wraps ``forward``; the class still has the original.
-    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
+    # An adapter's ``forward`` takes anything; under mixed precision accelerate wraps that of the
+    # object, while the class still has the original.
+    unwrap = getattr(model, "get_base_model", None)
+    plain = unwrap() if callable(unwrap) else model
+    return "logits_to_keep" in inspect.signature(type(plain).forward).parameters

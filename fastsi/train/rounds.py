@@ -26,7 +26,7 @@ from fastsi.train.checkpoint import fingerprint, load_checkpoint, save_checkpoin
 from fastsi.train.config import ImproveConfig
 from fastsi.train.progress import Reporter
 from fastsi.train.report import RoundReport, concentration_row, sampling_numbers
-from fastsi.train.sample import sample_paths
+from fastsi.train.sample import parts_folder, sample_paths
 from fastsi.train.sampler import Sampler, context_length, stream
 from fastsi.train.select import check_collapse, concentrations, decided, kept_rows, vote_rows
 from fastsi.train.tables import PATHS, TRAIN, VOTES, read_rows, write_table
@@ -148,7 +148,7 @@ class _Run:
         self._reporter = reporter
         self._weights: int | None = 0
         self._base: dict[str, torch.Tensor] | None = None
-        if config.rounds > 1:
+        if config.rounds > 1 and config.start_from == "base":
             state = llm.model.state_dict()
             self._base = {name: tensor.detach().clone() for name, tensor in state.items()}
 
@@ -175,20 +175,22 @@ class _Run:
 
     def _sample(self, index: int) -> None:
         name = _name(index, "paths.parquet")
-        if self._manifest.finished(name):
-            return
-        self.use_weights(index - 1)
-        sample_paths(
-            self._llm,
-            self._questions,
-            self._template,
-            self._config,
-            index,
-            self._manifest,
-            name,
-            self._reporter,
-            inputs=[_name(index - 1, "checkpoint")] if index > 1 else [],
-        )
+        if not self._manifest.finished(name):
+            self.use_weights(index - 1)
+            sample_paths(
+                self._llm,
+                self._questions,
+                self._template,
+                self._config,
+                index,
+                self._manifest,
+                name,
+                self._reporter,
+                inputs=[_name(index - 1, "checkpoint")] if index > 1 else [],
+            )
+        # Here and below: what a finished phase leaves behind is removed also when a kill came
+        # between its end and this line.
+        self._manifest.discard(parts_folder(name))
 
     def _vote(self, index: int) -> None:
         name, source = _name(index, "votes.parquet"), _name(index, "paths.parquet")
@@ -249,14 +251,18 @@ class _Run:
         )
 
     def _train(self, index: int) -> None:
-        name, source = _name(index, "checkpoint"), _name(index, "train.parquet")
-        if self._manifest.finished(name):
-            return
+        name = _name(index, "checkpoint")
+        state_path = self._manifest.path(_name(index, ".training-state"))
+        if not self._manifest.finished(name):
+            self._fine_tune(index, name, state_path)
+        state_path.unlink(missing_ok=True)
+
+    def _fine_tune(self, index: int, name: str, state_path: Path) -> None:
+        source = _name(index, "train.parquet")
         start = 0 if self._config.start_from == "base" else index - 1
         self.use_weights(start)
         self._weights = None
         sequences, skipped = self._encoded(index)
-        state_path = self._manifest.path(_name(index, ".training-state"))
         config = self._config.train
         model = self._llm.model
         identity = f"{self._manifest.artifact(source).sha256} {fingerprint(model)}"
@@ -297,7 +303,6 @@ class _Run:
                 "skipped": skipped,
             },
         )
-        state_path.unlink(missing_ok=True)
 
     def _encoded(self, index: int) -> tuple[list[Encoded], int]:
         """The training sequences that fit the model's context, and how many do not."""

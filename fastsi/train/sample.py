@@ -49,9 +49,9 @@ def sample_paths(
     ]
     check_lengths(questions, prompts, context_length(llm.model))
     size = config.sample.shard_questions
-    folder = name.rsplit("/", 1)[0]
+    folder = parts_folder(name)
     starts = range(0, len(questions), size)
-    parts = {start: f"{folder}/.parts/paths-{start // size:06d}.parquet" for start in starts}
+    parts = {start: f"{folder}/paths-{start // size:06d}.parquet" for start in starts}
     finished = {start for start in starts if manifest.finished(parts[start])}
     done = sum(len(questions[start : start + size]) for start in finished)
     with reporter.phase(f"round {round_index}: sample", len(questions), done) as advance:
@@ -81,6 +81,11 @@ def sample_paths(
     _join(manifest, name, list(parts.values()), inputs)
 
 
+def parts_folder(name: str) -> str:
+    """Where the part files of the artifact ``name`` are, until they are joined."""
+    return f"{name.rsplit('/', 1)[0]}/.parts"
+
+
 def path_rows(
     questions: Sequence[Question], outputs: Sequence[RequestOutput], extractor: str
 ) -> list[dict[str, Any]]:
@@ -102,7 +107,7 @@ def path_rows(
 
 
 def _join(manifest: Manifest, name: str, parts: list[str], inputs: Sequence[str]) -> None:
-    """Make one file of the parts; they are unlisted and deleted once it is listed."""
+    """Make one file of the parts."""
     records = [manifest.artifact(part) for part in parts]
     join_tables(manifest.path(name), PATHS, [manifest.path(part) for part in parts])
     manifest.record(
@@ -111,4 +116,3 @@ def _join(manifest: Manifest, name: str, parts: list[str], inputs: Sequence[str]
         seconds=sum(record.seconds for record in records),
         notes={"tokens": sum(record.notes["tokens"] for record in records)},
     )
-    manifest.forget(parts)

@@ -155,13 +155,17 @@ def test_a_missing_artifact_is_made_again_and_a_damaged_one_is_an_error(tmp_path
             manifest.finished("model")
 
 
-def test_forgetting_removes_file_and_entry(tmp_path: Path) -> None:
+def test_discarding_removes_a_folder_and_its_entries(tmp_path: Path) -> None:
     with Manifest(tmp_path / "run", CONFIG) as manifest:
-        manifest.path("part").write_text("x")
-        manifest.record("part")
-        manifest.forget(["part"])
-        assert not manifest.path("part").exists()
-        assert not manifest.finished("part")
+        manifest.path(".parts").mkdir()
+        for name in (".parts/a", ".parts/b", "kept"):
+            manifest.path(name).write_text("x")
+            manifest.record(name)
+        for _ in range(2):
+            manifest.discard(".parts")
+            assert not manifest.path(".parts").exists()
+            assert not manifest.finished(".parts/a")
+            assert manifest.finished("kept")
 
 
 @pytest.mark.parametrize(
