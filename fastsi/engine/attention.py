@@ -1,0 +1,162 @@
+"""The attention function that transformers calls inside the user's model.
+
+Registered under the name ``fastsi`` in transformers' attention interface. No mask function is
+registered beside it, so transformers builds no mask: visibility comes from the `SegmentPlan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+
+from fastsi import ops
+from fastsi.engine.kv_pool import LayerShape
+from fastsi.errors import ModelError
+
+NAME = "fastsi"
+_HARMLESS = frozenset(
+    {
+        "cache_position",
+        "dropout",
+        "is_causal",
+        "output_attentions",
+        "output_router_logits",
+        "position_ids",
+        "use_cache",
+    }
+)
+"""Keyword arguments of attention that change nothing at inference without a mask."""
+
+
+@dataclass(slots=True, eq=False)
+class StepContext:
+    """What the layers of one forward pass share; travels as keyword argument ``fastsi_step``."""
+
+    k: list[torch.Tensor]
+    """Per layer, [pages, kv_heads, page_size, head_dim]."""
+    v: list[torch.Tensor]
+    slots: torch.Tensor
+    """int64 [R]."""
+    plan: ops.SegmentPlan
+
+
+@dataclass(slots=True, eq=False)
+class ProbeContext:
+    """Records what the layers ask for, to refuse what cannot run and to size the KV pool."""
+
+    layers: dict[int, LayerShape] = field(default_factory=dict)
+
+
+def segment_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    fastsi_step: StepContext | ProbeContext | None = None,
+    **other: Any,
+) -> tuple[torch.Tensor, None]:
+    """Write the new keys and values to the pool, then attend as the plan says.
+
+    Args:
+        module: the attention layer; its ``layer_idx`` names the cache.
+        query: [1, q_heads, R, head_dim].
+        key: [1, kv_heads, R, head_dim].
+        value: as key.
+        attention_mask: must be None.
+        scaling: factor on the scores.
+        softcap: see `ops.segment_attention`.
+        sliding_window: window in tokens, the row's own included.
+        fastsi_step: the step's shared state.
+        other: arguments of other implementations.
+
+    Returns:
+        [1, R, q_heads, head_dim], and None for the attention weights.
+
+    Raises:
+        ModelError: called outside the engine.
+    """
+    if fastsi_step is None:
+        raise ModelError(
+            "the attention implementation 'fastsi' runs only inside the engine; set "
+            "model.config._attn_implementation to 'sdpa' or 'eager'"
+        )
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    if isinstance(fastsi_step, ProbeContext):
+        _probe(fastsi_step, layer, query, key, value, attention_mask, other)
+        # Any output of the right shape does: only what the layers ask for is of interest.
+        return query.transpose(1, 2).contiguous(), None
+    k, v = fastsi_step.k[layer], fastsi_step.v[layer]
+    ops.kv_write(key[0].transpose(0, 1), value[0].transpose(0, 1), k, v, fastsi_step.slots)
+    out, _ = ops.segment_attention(
+        query[0].transpose(0, 1),
+        k,
+        v,
+        fastsi_step.plan,
+        scale=scaling,
+        softcap=softcap,
+        window=sliding_window,
+    )
+    return out.unsqueeze(0), None
+
+
+def _probe(
+    probe: ProbeContext,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    other: dict[str, Any],
+) -> None:
+    if layer in probe.layers:
+        raise ModelError(f"layer {layer} attends twice in one pass, which the engine cannot run")
+    if key.shape != value.shape or query.shape[-1] != key.shape[-1]:
+        raise ModelError(
+            f"layer {layer}: heads of different size (query {query.shape[-1]}, key "
+            f"{key.shape[-1]}, value {value.shape[-1]}), as in multi-head latent attention, "
+            f"cannot run"
+        )
+    if attention_mask is not None or other.get("is_causal") is False:
+        raise ModelError(f"layer {layer}: attention with a mask of its own cannot run")
+    for name, argument in other.items():
+        if name not in _HARMLESS and argument is not None:
+            what = "attention sinks (s_aux)" if name == "s_aux" else f"attention argument {name!r}"
+            raise ModelError(f"layer {layer}: {what} cannot run")
+    probe.layers[layer] = LayerShape(kv_heads=key.shape[1], head_dim=key.shape[3])
+
+
+AttentionInterface.register(NAME, segment_attention_forward)
+
+
+@contextmanager
+def engine_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Route the model's attention through the engine and switch dropout off, for the block."""
+    before = _implementations(model.config)
+    training = [module for module in model.modules() if module.training]
+    model.config._attn_implementation = NAME
+    model.eval()
+    try:
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation_internal = name
+        for module in training:
+            module.training = True
+
+
+def _implementations(config: PreTrainedConfig) -> list[tuple[PreTrainedConfig, str | None]]:
+    found = [(config, config._attn_implementation_internal)]
+    for name in config.sub_configs:
+        child = getattr(config, name, None)
+        if child is not None:
+            found += _implementations(child)
+    return found

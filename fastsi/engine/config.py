@@ -1,0 +1,48 @@
+"""Settings of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fastsi.errors import ConfigError
+
+Sharing = Literal["tree", "prefill", "none"]
+LogprobsMode = Literal["raw_logprobs", "full_logprobs", "processed_logprobs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How `Engine` batches and caches; `LLM` fills what is "auto" there."""
+
+    kv_cache_tokens: int
+    """Capacity of the KV cache, tokens; rounded up to whole pages."""
+    max_batch_rows: int
+    """Most paths decoding at the same time, rows."""
+    max_step_tokens: int
+    """Most query tokens of one step: decode rows and prefill chunks together."""
+    max_model_len: int
+    """Longest prompt plus continuation, tokens."""
+    page_size: int = 16
+    """Tokens per KV page."""
+    sharing: Sharing = "tree"
+    """tree: prompts are prefilled once and attention reads a shared prefix once per group; prefill:
+    keys and values are shared but every row reads them for itself; none: every path has its own."""
+    logprobs_mode: LogprobsMode = "raw_logprobs"
+    """What reported log-probs mean. raw: log-softmax of the model's logits. full: after bias,
+    penalties and temperature. processed: after truncation too (what the draw used)."""
+    seed: int = 0
+    """Seed of requests that bring none; mixed with a count of calls."""
+
+    def __post_init__(self) -> None:
+        sizes = ("kv_cache_tokens", "max_batch_rows", "max_step_tokens", "max_model_len")
+        for name in (*sizes, "page_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name}={value!r}: must be an integer >= 1")
+        for name, choices in (("sharing", Sharing), ("logprobs_mode", LogprobsMode)):
+            if getattr(self, name) not in get_args(choices):
+                names = ", ".join(get_args(choices))
+                raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {names}")
+        if not isinstance(self.seed, int) or abs(self.seed) >= 2**63:
+            raise ConfigError(f"seed={self.seed!r}: must be a 64-bit integer")

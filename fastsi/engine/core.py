@@ -1,0 +1,217 @@
+"""The engine proper: token ids in, finished paths out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastsi import ops
+from fastsi.engine.config import EngineConfig
+from fastsi.engine.detokenizer import Detokenizer
+from fastsi.engine.kv_pool import KVPool
+from fastsi.engine.model_runner import ModelRunner
+from fastsi.engine.plan import Step
+from fastsi.engine.prefix_tree import PrefixTree
+from fastsi.engine.requests import Group, PathParams, PathState
+from fastsi.engine.sampler import Sampler, score_tokens, top_logprobs
+from fastsi.engine.scheduler import Scheduler
+from fastsi.engine.stats import EngineStats
+
+_WORD = 2**64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EngineRequest:
+    """One prompt with its settings, or with continuations to score."""
+
+    prompt: Sequence[int]
+    params: PathParams
+    continuations: Sequence[Sequence[int]] = ()
+    """If given, each is scored instead of sampled; ``params.params.n`` is ignored."""
+    top: int | None = None
+    """For scoring: how many of the most likely tokens to report per position."""
+
+
+@dataclass(slots=True)
+class RequestPaths:
+    """What became of a request."""
+
+    paths: list[PathState] = field(default_factory=list)
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were there before the call."""
+
+
+class Engine:
+    """One model, one KV pool, one prefix tree. Not safe to call from two threads at once."""
+
+    def __init__(self, runner: ModelRunner, config: EngineConfig, detokenizer: Detokenizer) -> None:
+        self.config, self._runner, self._text = config, runner, detokenizer
+        self.pool = KVPool(
+            runner.layers,
+            num_pages=-(-config.kv_cache_tokens // config.page_size),
+            page_size=config.page_size,
+            dtype=runner.dtype,
+            device=runner.device,
+        )
+        self.tree = PrefixTree(self.pool)
+        self.stats = EngineStats(kv_bytes_per_token=self.pool.bytes_per_token)
+        self.scheduler = Scheduler(config, self.pool, self.tree, self.stats, runner.device)
+        self._sampler = Sampler(config.logprobs_mode)
+        self._calls = 0
+
+    def run(
+        self,
+        requests: Sequence[EngineRequest],
+        on_finish: Callable[[PathState], None] = lambda path: None,
+    ) -> list[RequestPaths]:
+        """Sample or score every path of every request.
+
+        Args:
+            requests: in any order; equal prompts share their prefill and get different streams.
+            on_finish: called with each path as it ends.
+
+        Returns:
+            For each request its paths in path order.
+
+        Raises:
+            CacheFull: a path cannot fit the KV cache.
+            NumericalError: the model produced NaN, or every token was banned.
+        """
+        self._calls += 1
+        results = [RequestPaths() for _ in requests]
+        groups = self._make_groups(requests, results)
+        try:
+            self.tree.number()
+            self.scheduler.add(groups)
+            with self._runner.session():
+                while self.scheduler.has_work:
+                    for path in self.step():
+                        self.stats.paths += 1
+                        on_finish(path)
+        finally:
+            self.scheduler.abort()
+            self.tree.prune()
+        return results
+
+    def step(self) -> list[PathState]:
+        """One forward pass; returns the paths that ended with it."""
+        stats = self.stats
+        with stats.phase("schedule"):
+            step = self.scheduler.schedule()
+        with stats.phase("forward"):
+            logits = self._runner.forward(step, self.pool)
+        with stats.phase("sample"):
+            self._score_given(step, logits)
+            drawn = self._sampler.sample(
+                logits, self.scheduler.table, step.draw_slots, step.draw_rows
+            )
+        with stats.phase("text"):
+            ends = self._find_stops(step, drawn.tokens)
+        with stats.phase("commit"):
+            ended = self.scheduler.commit(step, drawn.tokens, drawn.logprobs, ends)
+        stats.steps += 1
+        stats.generated_tokens += len(step.draw_slots)
+        stats.peak_pages = max(stats.peak_pages, self.pool.peak_used)
+        return ended
+
+    def _make_groups(
+        self, requests: Sequence[EngineRequest], results: list[RequestPaths]
+    ) -> list[Group]:
+        """A group per distinct prompt; every copy of a prompt continues its numbering of paths."""
+        groups: dict[bytes, Group] = {}
+        counts: Counter[tuple[bytes, int]] = Counter()
+        apart = self.config.sharing == "none"
+        for number, request in enumerate(requests):
+            digest = ops.prompt_digest(request.prompt)
+            seed = self._seed(request)
+            copies: Sequence[Sequence[int] | None] = request.continuations
+            copies = copies or [None] * request.params.params.n
+            for index, given in enumerate(copies):
+                name = digest if not apart else b"%d/%d" % (number, index)
+                if name not in groups:
+                    leaf = self.tree.insert(request.prompt, private=apart)
+                    groups[name] = Group(leaf=leaf, prompt=request.prompt)
+                path = PathState(
+                    group=groups[name],
+                    request=number,
+                    index=index,
+                    params=request.params,
+                    key=ops.path_key(seed, digest, counts[digest, seed]),
+                    forced=given is not None,
+                    tokens=list(given or ()),
+                    top_count=request.top,
+                )
+                counts[digest, seed] += 1
+                groups[name].pending.append(path)
+                results[number].paths.append(path)
+        self._count_prompts(requests, results, groups)
+        return list(groups.values())
+
+    def _count_prompts(
+        self,
+        requests: Sequence[EngineRequest],
+        results: list[RequestPaths],
+        groups: dict[bytes, Group],
+    ) -> None:
+        chains = {id(group.leaf): group.leaf.chain() for group in groups.values()}
+        cached = {leaf: sum(node.filled for node in chain) for leaf, chain in chains.items()}
+        self.stats.requests += len(requests)
+        for request, result in zip(requests, results, strict=True):
+            result.cached_tokens = cached[id(result.paths[0].group.leaf)]
+            self.stats.prompt_tokens += len(request.prompt) * len(result.paths)
+
+    def _seed(self, request: EngineRequest) -> int:
+        """The request's seed, or one that changes from call to call, as a signed 64-bit integer."""
+        given = request.params.params.seed
+        if given is not None:
+            return given
+        mixed = (self.config.seed * 0x9E3779B97F4A7C15 + self._calls * 0xBF58476D1CE4E5B9) % _WORD
+        return mixed - _WORD if mixed >= _WORD // 2 else mixed
+
+    def _score_given(self, step: Step, logits: torch.Tensor) -> None:
+        """Log-probs of given continuations, from the rows before each of their tokens."""
+        for chunk, rows in zip(step.chunks, step.chunk_logits, strict=True):
+            for path in chunk.scores:
+                self._score(path, [rows[-1]], path.tokens[:1], logits)
+            given = chunk.path
+            if given is not None and given.forced:
+                after = given.filled + 1
+                self._score(given, list(rows), given.tokens[after : after + len(rows)], logits)
+
+    def _score(
+        self, path: PathState, rows: list[int], tokens: list[int], logits: torch.Tensor
+    ) -> None:
+        picked = logits[rows]
+        index = logits.new_tensor(range(len(rows)), dtype=torch.int64)
+        wanted = logits.new_tensor(tokens, dtype=torch.int64)
+        path.logprobs += score_tokens(picked, index, wanted).double().tolist()
+        if path.top_count is not None:
+            path.top += [
+                top_logprobs(picked[i], token, path.top_count) for i, token in enumerate(tokens)
+            ]
+
+    def _find_stops(self, step: Step, tokens: npt.NDArray[np.int64]) -> dict[int, tuple[str, int]]:
+        """Stop strings that the new tokens complete, by table slot."""
+        table = self.scheduler.table
+        ends: dict[int, tuple[str, int]] = {}
+        for at in np.flatnonzero(table.special[step.draw_slots]):
+            slot = int(step.draw_slots[at])
+            path, count = table.paths[slot], int(table.num_out[slot])
+            assert path is not None
+            params = path.params.params
+            if not params.stop or count + 1 < params.min_tokens:
+                continue
+            seen = [*table.tokens[slot, :count].tolist(), int(tokens[at])]
+            found = self._text.find_stop(seen, params)
+            if found is not None:
+                ends[slot] = found
+        return ends
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached prompts; the next call computes them again."""
+        self.tree.clear()

@@ -1,0 +1,96 @@
+"""Paged storage for keys and values, with a reference count per page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+
+class LayerShape(NamedTuple):
+    """Size of one layer's cache entry for one token."""
+
+    kv_heads: int
+    head_dim: int
+
+
+class KVPool:
+    """Keys and values of all layers in pages of ``page_size`` tokens.
+
+    Layer l keeps ``k[l]`` and ``v[l]``, each [pages, kv_heads, page_size, head_dim], so the tokens
+    of a page are contiguous for a head. A page belongs to one prefix-tree node or one path; a radix
+    split that falls inside a page gives it two owners, hence the reference counts. Page ids are the
+    same in every layer.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerShape],
+        *,
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_pages, self.page_size = num_pages, page_size
+
+        def cache(layer: LayerShape) -> torch.Tensor:
+            shape = (num_pages, layer.kv_heads, page_size, layer.head_dim)
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        self.k = [cache(layer) for layer in layers]
+        self.v = [cache(layer) for layer in layers]
+        itemsize = torch.empty((), dtype=dtype).element_size()
+        self.bytes_per_token = sum(2 * la.kv_heads * la.head_dim for la in layers) * itemsize
+        self._references = np.zeros(num_pages, dtype=np.int32)
+        # Last in, first out: recently freed pages are still warm in the CPU's caches.
+        self._free = list(range(num_pages - 1, -1, -1))
+        self.peak_used = 0
+
+    @property
+    def num_free(self) -> int:
+        """Pages without an owner."""
+        return len(self._free)
+
+    def allocate(self, count: int) -> list[int]:
+        """Take ``count`` free pages; the caller has made sure that there are as many."""
+        assert count <= len(self._free), f"{count} pages asked of {len(self._free)}"
+        if count == 0:
+            return []
+        pages = self._free[-count:][::-1]
+        del self._free[-count:]
+        self._references[pages] = 1
+        self.peak_used = max(self.peak_used, self.num_pages - len(self._free))
+        return pages
+
+    def share(self, page: int) -> None:
+        """Give ``page`` one more owner."""
+        assert self._references[page] > 0
+        self._references[page] += 1
+
+    def owners(self, page: int) -> int:
+        """How many own ``page``; 0 for a free one."""
+        return int(self._references[page])
+
+    def release(self, pages: Iterable[int]) -> None:
+        """Take one owner from each page; a page without owners is free again."""
+        references, free = self._references, self._free
+        for page in pages:
+            references[page] -= 1
+            assert references[page] >= 0, f"page {page} released twice"
+            if references[page] == 0:
+                free.append(page)
+
+    def check(self, owners: Iterable[Iterable[int]]) -> None:
+        """Raise unless the reference counts are exactly those of ``owners`` (for tests)."""
+        count = np.zeros(self.num_pages, dtype=np.int32)
+        for pages in owners:
+            for page in pages:
+                count[page] += 1
+        if not np.array_equal(count, self._references):
+            differ = np.flatnonzero(count != self._references)
+            raise AssertionError(f"reference counts differ on pages {differ.tolist()}")
+        if sorted(self._free) != np.flatnonzero(count == 0).tolist():
+            raise AssertionError("the free list is not the set of pages without owners")

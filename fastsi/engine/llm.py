@@ -1,0 +1,384 @@
+"""`LLM`: prompts in, texts out; the class that users and trainers call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fastsi.engine import architecture, loading, outputs, weights
+from fastsi.engine.config import EngineConfig, LogprobsMode, Sharing
+from fastsi.engine.core import Engine, EngineRequest
+from fastsi.engine.detokenizer import Detokenizer
+from fastsi.engine.kv_pool import LayerShape
+from fastsi.engine.model_runner import ModelRunner
+from fastsi.engine.requests import PathParams
+from fastsi.errors import ConfigError, PromptTooLong
+from fastsi.types import RequestOutput, SamplingParams
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+Message = Mapping[str, str]
+_T = TypeVar("_T")
+_MEMORY_SHARE = {"cpu": 0.3, "cuda": 0.85}
+"""Share of the free memory that kv_cache_tokens="auto" takes; a CPU touches pages only as used."""
+_MOST_AUTO_TOKENS = 2**20
+_SMALL_MODEL = 20_000_000
+"""Parameters below which a step costs more in calls than in arithmetic: wider batches pay."""
+
+
+class LLM:
+    """Samples many paths per prompt from a transformers model, sharing all work on prefixes.
+
+    The model given is the model used: `LLM.model` is the same object, its parameters are read at
+    every step, so a trainer's optimizer step is seen without copying weights.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        quantization: None = None,
+        kv_cache_tokens: int | Literal["auto"] = "auto",
+        max_batch_rows: int | Literal["auto"] = "auto",
+        max_step_tokens: int | Literal["auto"] = "auto",
+        max_model_len: int | Literal["auto"] = "auto",
+        deterministic: bool = False,
+        sharing: Sharing = "tree",
+        logprobs_mode: LogprobsMode = "raw_logprobs",
+        page_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        """Load or take the model, check that it can run, and reserve the KV cache.
+
+        Args:
+            model: folder, ``.gguf`` file, hub id, or a live model (dtype and device stay its own).
+            tokenizer: None: loaded from ``model``; a live model without one takes and gives ids.
+            dtype: of weights and KV: "auto", "float32", "float64", "bfloat16" or "float16".
+            device: "auto" (the first GPU, else the CPU) or a torch device.
+            quantization: only None; weights run in ``dtype``.
+            kv_cache_tokens: capacity of the KV cache, tokens; "auto": a share of free memory.
+            max_batch_rows: most paths decoding at the same time.
+            max_step_tokens: most query tokens per step, prefill chunks included.
+            max_model_len: longest prompt plus continuation, tokens; "auto": the model's context.
+            deterministic: only False; a row's rounding may depend on the size of its batch.
+            sharing: see `EngineConfig.sharing`.
+            logprobs_mode: see `EngineConfig.logprobs_mode`.
+            page_size: tokens per KV page.
+            seed: of requests that bring no seed; two calls draw different paths.
+
+        Raises:
+            ModelError: the model cannot be loaded or uses a feature that cannot run.
+            ConfigError: a setting is out of range.
+        """
+        if quantization is not None:
+            raise ConfigError(f"quantization={quantization!r}: only None is supported")
+        if deterministic:
+            raise ConfigError("deterministic=True: batch-invariant linears are not supported yet")
+        if isinstance(model, PreTrainedModel) or hasattr(model, "get_base_model"):
+            self.model: PreTrainedModel = model
+            self.tokenizer = tokenizer
+        else:
+            self.model, loaded = loading.load_model(model, dtype, device)
+            self.tokenizer = tokenizer or loaded
+        self._runner = ModelRunner(self.model)
+        context = architecture.context_length(self.model.config)
+        if max_model_len != "auto" and max_model_len > context:
+            raise ConfigError(f"max_model_len={max_model_len}: the model's context is {context}")
+        rows = _resolve(max_batch_rows, 1024 if self._num_parameters() < _SMALL_MODEL else 256)
+        longest = _resolve(max_model_len, context)
+        tokens = _resolve(kv_cache_tokens, _auto_tokens(self._runner, page_size))
+        self.config = EngineConfig(
+            kv_cache_tokens=tokens,
+            max_batch_rows=rows,
+            max_step_tokens=max(rows + 1, _resolve(max_step_tokens, 2048)),
+            max_model_len=longest,
+            page_size=page_size,
+            sharing=sharing,
+            logprobs_mode=logprobs_mode,
+            seed=seed,
+        )
+        self._detokenizer = Detokenizer(self.tokenizer)
+        self._engine = Engine(self._runner, self.config, self._detokenizer)
+        self._eos_ids = _eos_ids(self.model, self.tokenizer)
+        self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)
+        self._weights_seen = weights.fingerprint(self._runner.model)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Sample ``n`` paths for each prompt.
+
+        Args:
+            prompts: texts, lists of token ids, or ``{"prompt_token_ids": [...]}``; one or many.
+                Prompts with the same tokens share their prefill, and each copy gets the next
+                paths of that prompt: 32 copies with n=1 are the paths of one copy with n=32.
+            sampling_params: one for all, or one per prompt; None: the defaults.
+            use_tqdm: show a progress bar of paths on a terminal.
+
+        Returns:
+            One `RequestOutput` per prompt, in order, its ``outputs`` in path order.
+
+        Raises:
+            ConfigError: a prompt is empty, or names tokens outside the vocabulary.
+            PromptTooLong: a prompt leaves no room for a token in the model's context.
+            CacheFull: a path cannot fit the KV cache.
+        """
+        batch = _as_list(prompts)
+        settings = _per_prompt(sampling_params, len(batch))
+        texts = [p if isinstance(p, str) else None for p in batch]
+        ids = [self._encode(prompt, where) for where, prompt in enumerate(batch)]
+        resolved: dict[tuple[int, int], PathParams] = {}
+        requests = [
+            EngineRequest(prompt=tokens, params=self._resolve(params, len(tokens), resolved))
+            for tokens, params in zip(ids, settings, strict=True)
+        ]
+        self._notice_new_weights()
+        total = sum(params.n for params in settings)
+        with tqdm(total=total, unit="path", disable=None if use_tqdm else True) as bar:
+            results = self._engine.run(requests, lambda path: bar.update())
+        prompt_logprobs = self._prompt_logprobs(ids, settings)
+        with self._engine.stats.phase("text"):
+            return [
+                outputs.request_output(
+                    number,
+                    text=texts[number],
+                    prompt=ids[number],
+                    result=result,
+                    params=settings[number],
+                    prompt_logprobs=prompt_logprobs[number],
+                    detokenizer=self._detokenizer,
+                )
+                for number, result in enumerate(results)
+            ]
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+        add_generation_prompt: bool = True,
+    ) -> list[RequestOutput]:
+        """`generate` on conversations rendered by the tokenizer's chat template.
+
+        Args:
+            messages: one conversation, or several; a message is ``{"role", "content"}``.
+            sampling_params: as in `generate`.
+            use_tqdm: as in `generate`.
+            add_generation_prompt: end with the start of an assistant turn.
+
+        Raises:
+            ConfigError: there is no tokenizer, or it has no chat template.
+        """
+        if self.tokenizer is None or not self.tokenizer.chat_template:
+            raise ConfigError("chat: the model's tokenizer has no chat template; use generate")
+        many = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        prompts = [
+            self.tokenizer.apply_chat_template(
+                list(conversation),
+                tokenize=True,
+                return_dict=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+            for conversation in many
+        ]
+        return self.generate(prompts, sampling_params, use_tqdm)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        continuations: Sequence[Sequence[str | Sequence[int]]],
+    ) -> list[list[list[float]]]:
+        """Raw log-probs of given continuations; prompts are shared as in `generate`.
+
+        Args:
+            prompts: P prompts.
+            continuations: for each prompt its continuations, as text (tokenised without special
+                tokens) or token ids, at least one token each.
+
+        Returns:
+            For each prompt and continuation, the natural-log probability of every token.
+
+        Raises:
+            ConfigError: counts differ or a continuation is empty.
+            PromptTooLong: prompt and continuation exceed the model's context.
+        """
+        if len(prompts) != len(continuations):
+            raise ConfigError(f"{len(prompts)} prompts with {len(continuations)} continuations")
+        requests = []
+        for number, (prompt, given) in enumerate(zip(prompts, continuations, strict=True)):
+            ids = self._encode(prompt, number)
+            tokens = [self._encode_continuation(one, number) for one in given]
+            if not tokens:
+                raise ConfigError(f"prompt {number}: no continuation to score")
+            longest = len(ids) + max(map(len, tokens))
+            if longest > self.config.max_model_len:
+                raise PromptTooLong(
+                    f"prompt {number} with its continuation has {longest} tokens, the context "
+                    f"holds {self.config.max_model_len}"
+                )
+            params = PathParams(SamplingParams(), self._eos_ids, 1)
+            requests.append(EngineRequest(prompt=ids, params=params, continuations=tokens))
+        self._notice_new_weights()
+        results = self._engine.run(requests)
+        return [[path.logprobs for path in result.paths] for result in results]
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+        """Copy weights into the model in place; see `fastsi.engine.weights.load_weights`."""
+        done = weights.load_weights(self._runner.model, named_tensors)
+        self._notice_new_weights()
+        return done
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget all cached prompts. Called by itself when weights or adapters have changed."""
+        self._engine.reset_prefix_cache()
+        return True
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start or `reset_stats`; see `EngineStats`."""
+        return self._engine.stats.as_dict()
+
+    def reset_stats(self) -> None:
+        """Set the counters of `stats` to zero."""
+        self._engine.stats.reset()
+
+    def get_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer, None where only token ids go in and out."""
+        return self.tokenizer
+
+    def _num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def _notice_new_weights(self) -> None:
+        now = weights.fingerprint(self._runner.model)
+        if now != self._weights_seen:
+            self._weights_seen = now
+            self._engine.reset_prefix_cache()
+
+    def _encode(self, prompt: Prompt, number: int) -> list[int]:
+        """Token ids of one prompt, checked."""
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise ConfigError(f"prompt {number} is text, and the model came without tokenizer")
+            ids = list(self.tokenizer(prompt)["input_ids"])
+        elif isinstance(prompt, Mapping):
+            if set(prompt) - {"prompt", "prompt_token_ids"} or not prompt:
+                raise ConfigError(f"prompt {number}: keys are prompt_token_ids or prompt")
+            inner = prompt.get("prompt_token_ids")
+            return self._encode(prompt["prompt"] if inner is None else inner, number)
+        else:
+            ids = [int(token) for token in prompt]
+        if not ids:
+            raise ConfigError(f"prompt {number} is empty")
+        if min(ids) < 0 or max(ids) >= self._vocab_size:
+            raise ConfigError(f"prompt {number}: token ids must be in [0, {self._vocab_size})")
+        if len(ids) >= self.config.max_model_len:
+            raise PromptTooLong(
+                f"prompt {number} has {len(ids)} tokens; the context of "
+                f"{self.config.max_model_len} leaves no room for an answer"
+            )
+        return ids
+
+    def _encode_continuation(self, given: str | Sequence[int], number: int) -> list[int]:
+        if isinstance(given, str):
+            if self.tokenizer is None:
+                raise ConfigError(f"continuation of prompt {number} is text without a tokenizer")
+            given = self.tokenizer(given, add_special_tokens=False)["input_ids"]
+        return self._encode([int(token) for token in given], number)
+
+    def _resolve(
+        self, params: SamplingParams, prompt_len: int, cache: dict[tuple[int, int], PathParams]
+    ) -> PathParams:
+        """Bind settings to the model; equal settings give the same object."""
+        room = self.config.max_model_len - prompt_len
+        key = (id(params), room)
+        if key not in cache:
+            limit = room if params.max_tokens is None else min(params.max_tokens, room)
+            named = [*params.stop_token_ids, *(params.logit_bias or {})]
+            for token in named:
+                if token >= self._vocab_size:
+                    raise ConfigError(
+                        f"token id {token} in stop_token_ids or logit_bias: the vocabulary has "
+                        f"{self._vocab_size}"
+                    )
+            if params.stop and self.tokenizer is None:
+                raise ConfigError("stop strings need a tokenizer")
+            cache[key] = PathParams(params, self._eos_ids, limit)
+        return cache[key]
+
+    def _prompt_logprobs(
+        self, ids: list[list[int]], settings: list[SamplingParams]
+    ) -> list[outputs.PromptLogprobs | None]:
+        """Log-probs of prompt tokens where asked for: the prompt scored as a continuation."""
+        found: list[outputs.PromptLogprobs | None] = [None] * len(ids)
+        asked = [i for i, params in enumerate(settings) if params.prompt_logprobs is not None]
+        params = PathParams(SamplingParams(), self._eos_ids, 1)
+        requests = [
+            EngineRequest(
+                prompt=ids[i][:1],
+                params=params,
+                continuations=[ids[i][1:]],
+                top=settings[i].prompt_logprobs,
+            )
+            for i in asked
+            if len(ids[i]) > 1
+        ]
+        scored = iter(self._engine.run(requests)) if requests else iter(())
+        for i in asked:
+            found[i] = [None, *(next(scored).paths[0].top if len(ids[i]) > 1 else [])]
+        return found
+
+
+def _resolve(value: int | Literal["auto"], automatic: int) -> int:
+    return automatic if value == "auto" else value
+
+
+def _auto_tokens(runner: ModelRunner, page_size: int) -> int:
+    layers: Sequence[LayerShape] = runner.layers
+    per_token = sum(2 * la.kv_heads * la.head_dim for la in layers) * runner.dtype.itemsize
+    if runner.device.type == "cuda":
+        free = torch.cuda.mem_get_info(runner.device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    share = _MEMORY_SHARE.get(runner.device.type, _MEMORY_SHARE["cpu"])
+    return max(page_size, min(_MOST_AUTO_TOKENS, int(share * free / per_token)))
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> tuple[int, ...]:
+    found: list[int] = []
+    generation = getattr(model, "generation_config", None)
+    for source in (generation, model.config, tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            found += [ids] if isinstance(ids, int) else list(ids)
+    return tuple(dict.fromkeys(found))
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or many: a list of integers is one prompt."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    many: list[Any] = list(prompts)
+    return [many] if many and isinstance(many[0], int) else many
+
+
+def _per_prompt(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    if params is None:
+        params = SamplingParams()
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise ConfigError(f"{len(params)} sampling_params for {count} prompts")
+    return list(params)

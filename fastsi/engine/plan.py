@@ -1,0 +1,230 @@
+"""From the paths that decode and the prefill chunks of a step to the tensors of its pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastsi.engine.config import Sharing
+from fastsi.engine.prefix_tree import Node
+from fastsi.engine.requests import Group, PathState
+from fastsi.engine.rows import Int, RowTable
+from fastsi.ops import SegmentPlan
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Consecutive query tokens that are not a decode row; exactly one of three kinds.
+
+    - ``node``: prompt tokens of a tree node, prefilled for every group below it;
+    - ``path``: known tokens of a path, prefilled to resume or to score it;
+    - neither: the last prompt token of ``group`` once more, for its logits (nothing is written).
+    """
+
+    group: Group
+    tokens: Int
+    start: int
+    """Absolute position of the first token."""
+    slots: Int
+    """KV slot of each token, -1 writes nothing."""
+    node: Node | None = None
+    path: PathState | None = None
+    draws: list[int] = field(default_factory=list)
+    """Table slots of paths that draw their next token from the logits of the last row."""
+    scores: list[PathState] = field(default_factory=list)
+    """Given continuations whose first token is scored with the logits of the last row."""
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Place among the rows: a node before everything below it."""
+        if self.path is not None:
+            return self.path.key_order
+        return ((self.node or self.group.leaf).tin, -1, -1)
+
+    def logit_rows(self, first: int) -> range:
+        """Row numbers whose logits are needed, for a chunk whose first row is ``first``."""
+        end = first + len(self.tokens)
+        if self.path is not None and self.path.forced:
+            return range(first, end)
+        return range(end - 1 if self.draws or self.scores else end, end)
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One forward pass over R rows, of which L need logits."""
+
+    input_ids: torch.Tensor
+    """int64 [R]."""
+    positions: torch.Tensor
+    """int64 [R], absolute."""
+    slots: torch.Tensor
+    """int64 [R], where keys and values go; -1 nowhere."""
+    plan: SegmentPlan
+    logit_rows: torch.Tensor
+    """int64 [L]: the decode rows, then the chunks' rows."""
+    draw_slots: Int
+    """Table slots that draw a token: the decode rows, then the chunks' draws."""
+    draw_rows: Int
+    """For each of them, its row of the logits."""
+    chunks: list[Chunk]
+    chunk_logits: list[range]
+    """For each chunk, its rows of the logits."""
+
+
+@dataclass(slots=True)
+class _Spans:
+    """Segments under construction."""
+
+    pages: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    num_pages: list[Int] = field(default_factory=list)
+    columns: list[Int] = field(default_factory=list)
+    """[6, segments]: offset, kv_len, kv_start, row_begin, row_end, causal."""
+
+    def add(self, pages: npt.NDArray[np.int32], num_pages: Int, *columns: npt.ArrayLike) -> None:
+        """Add as many segments as ``num_pages`` has entries; a column may be one number."""
+        self.pages.append(pages)
+        self.num_pages.append(num_pages)
+        self.columns.append(np.stack(np.broadcast_arrays(num_pages, *columns))[1:])
+
+    def finish(self, row_pos: Int, device: torch.device) -> SegmentPlan:
+        counts = np.concatenate(self.num_pages) if self.num_pages else np.empty(0, np.int64)
+        columns = np.concatenate(self.columns, axis=1)
+
+        def tensor(values: npt.NDArray[np.integer]) -> torch.Tensor:
+            return torch.from_numpy(values.astype(np.int32)).to(device)
+
+        offset, kv_len, kv_start, begin, end, causal = (tensor(column) for column in columns)
+        return SegmentPlan(
+            page_indptr=tensor(np.concatenate([[0], np.cumsum(counts)])),
+            page_ids=tensor(np.concatenate(self.pages)),
+            page_offset=offset,
+            kv_len=kv_len,
+            kv_start=kv_start,
+            row_begin=begin,
+            row_end=end,
+            causal=causal,
+            row_pos=tensor(row_pos),
+        )
+
+
+def build_step(
+    table: RowTable,
+    chunks: list[Chunk],
+    nodes: Sequence[Node],
+    *,
+    page_size: int,
+    sharing: Sharing,
+    device: torch.device,
+) -> Step:
+    """Order the rows depth first and describe what each attends to.
+
+    Args:
+        table: its active slots decode one row each.
+        chunks: prefill work of the step.
+        nodes: locked nodes in depth-first order; those without rows are left out.
+        page_size: tokens per page.
+        sharing: ``tree`` makes one segment per node, else every row gets segments of its own.
+        device: of the model.
+    """
+    slots = table.active
+    suffix = table.num_out[slots] - 1
+    at_page = table.pages[slots, suffix // page_size].astype(np.int64)
+    sizes = np.asarray([len(chunk.tokens) for chunk in chunks], dtype=np.int64)
+    order = _row_order(table, slots, chunks, sizes)
+
+    def rows(decode: Int, parts: list[Int]) -> Int:
+        joined = np.concatenate([decode, *parts])
+        return joined if order is None else joined[order]
+
+    positions = rows(
+        table.prompt_len[slots] + suffix, [c.start + np.arange(len(c.tokens)) for c in chunks]
+    )
+    tin = rows(table.tin[slots], [np.full(len(c.tokens), c.order[0]) for c in chunks])
+    place = np.arange(len(positions)) if order is None else np.argsort(order)
+    first_rows = place[len(slots) + np.cumsum(sizes) - sizes] if chunks else sizes
+    spans = _Spans()
+    _node_segments(spans, nodes, chunks, tin, sharing)
+    _path_segments(spans, chunks, first_rows, page_size)
+    if len(slots):
+        pages_used = suffix // page_size + 1
+        wide = table.pages[slots, : int(pages_used.max())]
+        held = wide[np.arange(wide.shape[1]) < pages_used[:, None]]
+        begin = place[: len(slots)]
+        spans.add(held, pages_used, 0, suffix + 1, table.prompt_len[slots], begin, begin + 1, 0)
+    logit_rows, chunk_logits = _logit_rows(place[: len(slots)], chunks, first_rows)
+    drawn = [(slot, at[-1]) for c, at in zip(chunks, chunk_logits, strict=True) for slot in c.draws]
+    more = np.asarray(drawn, dtype=np.int64).reshape(-1, 2)
+    return Step(
+        input_ids=torch.from_numpy(rows(table.last_token[slots], [c.tokens for c in chunks])).to(
+            device
+        ),
+        positions=torch.from_numpy(positions).to(device),
+        slots=torch.from_numpy(
+            rows(at_page * page_size + suffix % page_size, [c.slots for c in chunks])
+        ).to(device),
+        plan=spans.finish(positions, device),
+        logit_rows=torch.from_numpy(logit_rows).to(device),
+        draw_slots=np.concatenate([slots, more[:, 0]]),
+        draw_rows=np.concatenate([np.arange(len(slots)), more[:, 1]]),
+        chunks=chunks,
+        chunk_logits=chunk_logits,
+    )
+
+
+def _row_order(table: RowTable, slots: Int, chunks: list[Chunk], sizes: Int) -> Int | None:
+    """Permutation that puts decode rows and chunk rows into depth-first order; None: it is one."""
+    if not chunks:
+        return None
+    keys = np.asarray([chunk.order for chunk in chunks], dtype=np.int64).repeat(sizes, axis=0).T
+    decode = np.stack([table.tin[slots], table.request[slots], table.index[slots]])
+    tin, request, index = np.concatenate([decode, keys], axis=1)
+    return np.lexsort((index, request, tin))
+
+
+def _node_segments(
+    spans: _Spans, nodes: Sequence[Node], chunks: list[Chunk], tin: Int, sharing: Sharing
+) -> None:
+    """One segment per node over the rows below it, topmost first."""
+    filling = {id(c.node): len(c.tokens) for c in chunks if c.node is not None}
+    begins = np.searchsorted(tin, [node.tin for node in nodes], side="left")
+    ends = np.searchsorted(tin, [node.tout for node in nodes], side="right")
+    for node, begin, end in zip(nodes, begins, ends, strict=True):
+        if begin == end:
+            continue
+        fresh = filling.get(id(node), 0)
+        kv_len = node.filled + fresh
+        pages = np.asarray(node.pages, dtype=np.int32)
+        columns = (node.page_offset, kv_len, node.start)
+        if sharing == "tree":
+            count = np.asarray([len(pages)])
+            spans.add(pages, count, *columns, begin, end, int(fresh > 0))
+            continue
+        each = np.arange(begin, end)
+        count = np.full(len(each), len(pages))
+        spans.add(np.tile(pages, len(each)), count, *columns, each, each + 1, int(fresh > 0))
+
+
+def _path_segments(spans: _Spans, chunks: list[Chunk], first_rows: Int, page_size: int) -> None:
+    """The suffixes of paths that are being resumed or scored."""
+    for chunk, first in zip(chunks, first_rows, strict=True):
+        if chunk.path is None:
+            continue
+        length, prompt_len = len(chunk.tokens), len(chunk.group.prompt)
+        kv_len = chunk.start + length - prompt_len
+        pages = np.asarray(chunk.path.pages[: -(-kv_len // page_size)], dtype=np.int32)
+        count = np.asarray([len(pages)])
+        spans.add(pages, count, 0, kv_len, prompt_len, first, first + length, 1)
+
+
+def _logit_rows(decode: Int, chunks: list[Chunk], first_rows: Int) -> tuple[Int, list[range]]:
+    wanted, ranges, at = [decode], [], len(decode)
+    for chunk, first in zip(chunks, first_rows, strict=True):
+        rows = chunk.logit_rows(int(first))
+        wanted.append(np.asarray(rows, dtype=np.int64))
+        ranges.append(range(at, at + len(rows)))
+        at += len(rows)
+    return np.concatenate(wanted), ranges

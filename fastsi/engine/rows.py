@@ -1,0 +1,135 @@
+"""The paths that decode, as arrays: one slot per path, no Python object on the way of a step."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fastsi.engine.requests import PathParams, PathState
+
+Int = npt.NDArray[np.int64]
+_GROW = 64
+
+
+class RowTable:
+    """Slots for up to ``capacity`` decoding paths.
+
+    ``active`` lists the occupied slots in depth-first order of their prompts, then path order.
+    Every other array is indexed by slot. The token to feed next, ``last_token``, is output token
+    ``num_out - 1`` of its path; its KV slot is computed from ``pages``.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.active: Int = np.empty(0, dtype=np.int64)
+        self.paths: list[PathState | None] = [None] * capacity
+        self._free = list(range(capacity - 1, -1, -1))
+
+        def ints() -> Int:
+            return np.zeros(capacity, dtype=np.int64)
+
+        self.tin, self.request, self.index = ints(), ints(), ints()
+        self.prompt_len, self.num_out, self.limit = ints(), ints(), ints()
+        self.last_token, self.key, self.num_pages, self.stop_class = ints(), ints(), ints(), ints()
+        self.top_k = np.zeros(capacity, dtype=np.int32)
+        self.temperature = np.zeros(capacity, dtype=np.float32)
+        self.top_p = np.ones(capacity, dtype=np.float32)
+        self.min_p = np.zeros(capacity, dtype=np.float32)
+        self.special = np.zeros(capacity, dtype=bool)
+        """Rows whose sampling needs per-row work: penalties, bias, top log-probs, stop strings."""
+        self.pages = np.zeros((capacity, 8), dtype=np.int32)
+        self.tokens = np.zeros((capacity, _GROW), dtype=np.int64)
+        self.logprobs = np.zeros((capacity, _GROW), dtype=np.float64)
+        self.stop_sets: list[Int] = []
+        self._stop_classes: dict[tuple[int, ...], int] = {}
+
+    @property
+    def num_free(self) -> int:
+        """Slots without a path."""
+        return len(self._free)
+
+    def add(self, path: PathState) -> int:
+        """Give ``path`` a slot; its known tokens and pages move into the table."""
+        slot, p = self._free.pop(), path.params.params
+        self.paths[slot] = path
+        self.tin[slot], self.request[slot], self.index[slot] = path.key_order
+        self.prompt_len[slot], self.num_out[slot] = len(path.group.prompt), len(path.tokens)
+        self.limit[slot], self.key[slot] = path.params.limit, path.key
+        self.temperature[slot], self.top_k[slot] = p.temperature, p.top_k
+        self.top_p[slot], self.min_p[slot] = p.top_p, p.min_p
+        self.stop_class[slot] = self._stop_class(path.params)
+        wants_text = bool(p.stop) or p.logprobs is not None
+        self.special[slot] = path.params.changes_logits or wants_text
+        self.num_pages[slot] = 0
+        self._widen(len(path.tokens) + 1, len(path.pages))
+        if path.tokens:
+            self.tokens[slot, : len(path.tokens)] = path.tokens
+            self.logprobs[slot, : len(path.tokens)] = path.logprobs
+            self.last_token[slot] = path.tokens[-1]
+        self.append_pages(slot, path.pages)
+        path.slot = slot
+        return slot
+
+    def append_pages(self, slot: int, pages: list[int]) -> None:
+        """Add pages to the end of a path."""
+        have = int(self.num_pages[slot])
+        self._widen(1, have + len(pages))
+        self.pages[slot, have : have + len(pages)] = pages
+        self.num_pages[slot] = have + len(pages)
+
+    def remove(self, slot: int) -> tuple[PathState, list[int]]:
+        """Free the slot: its path, tokens and log-probs filled in, and its pages."""
+        path = self.paths[slot]
+        assert path is not None
+        count = int(self.num_out[slot])
+        path.tokens = self.tokens[slot, :count].tolist()
+        path.logprobs = self.logprobs[slot, :count].tolist()
+        self.paths[slot], path.slot = None, -1
+        self._free.append(slot)
+        return path, self.pages[slot, : self.num_pages[slot]].tolist()
+
+    def record(self, slots: Int, tokens: Int, logprobs: npt.NDArray[np.float64]) -> None:
+        """Append one sampled token to each slot."""
+        count = self.num_out[slots]
+        self._widen(int(count.max(initial=0)) + 1, 0)
+        self.tokens[slots, count] = tokens
+        self.logprobs[slots, count] = logprobs
+        self.last_token[slots] = tokens
+        self.num_out[slots] = count + 1
+
+    def deactivate(self, slots: Int) -> None:
+        """Take slots out of ``active``, order kept."""
+        self.active = self.active[~np.isin(self.active, slots)]
+
+    def activate(self, slots: list[int]) -> None:
+        """Put slots into ``active`` at their place in depth-first order."""
+        slots_now = np.concatenate([self.active, np.asarray(slots, dtype=np.int64)])
+        keys = (self.index[slots_now], self.request[slots_now], self.tin[slots_now])
+        self.active = slots_now[np.lexsort(keys)]
+
+    def hit_stop(self, slots: Int, tokens: Int) -> npt.NDArray[np.bool_]:
+        """Which slots' new token is one of their stop tokens."""
+        classes = self.stop_class[slots]
+        hit = np.zeros(len(slots), dtype=bool)
+        for number in np.unique(classes):
+            ids = self.stop_sets[number]
+            if len(ids):
+                mine = classes == number
+                hit[mine] = np.isin(tokens[mine], ids)
+        return hit
+
+    def _stop_class(self, params: PathParams) -> int:
+        ids = tuple(params.stop_ids.tolist())
+        if ids not in self._stop_classes:
+            self._stop_classes[ids] = len(self.stop_sets)
+            self.stop_sets.append(params.stop_ids)
+        return self._stop_classes[ids]
+
+    def _widen(self, tokens: int, pages: int) -> None:
+        if tokens > self.tokens.shape[1]:
+            extra = max(tokens - self.tokens.shape[1], self.tokens.shape[1])
+            self.tokens = np.pad(self.tokens, ((0, 0), (0, extra)))
+            self.logprobs = np.pad(self.logprobs, ((0, 0), (0, extra)))
+        if pages > self.pages.shape[1]:
+            extra = max(pages - self.pages.shape[1], self.pages.shape[1])
+            self.pages = np.pad(self.pages, ((0, 0), (0, extra)))

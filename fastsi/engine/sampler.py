@@ -1,0 +1,166 @@
+"""From logits to tokens and log-probs: assembles the inputs of `ops.sample_tokens`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastsi import ops
+from fastsi.engine.config import LogprobsMode
+from fastsi.engine.requests import PathState
+from fastsi.engine.rows import Int, RowTable
+from fastsi.types import Logprob
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """One token per drawing slot."""
+
+    tokens: Int
+    logprobs: npt.NDArray[np.float64]
+    """As reported to the caller, see `LogprobsMode`."""
+
+
+class Sampler:
+    """Draws from each path's own stream."""
+
+    def __init__(self, mode: LogprobsMode) -> None:
+        self._mode = mode
+
+    def sample(self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int) -> Drawn:
+        """Draw one token per slot.
+
+        Args:
+            logits: [L, vocab].
+            table: settings and streams of the slots.
+            slots: D table slots.
+            rows: the row of ``logits`` each slot draws from, int64 [D].
+
+        Raises:
+            NumericalError: a row of logits is NaN or has no finite value.
+        """
+        device = logits.device
+
+        def put(values: npt.NDArray[np.generic]) -> torch.Tensor:
+            return torch.from_numpy(values[slots]).to(device)
+
+        params = ops.SampleParams(
+            temperature=put(table.temperature),
+            top_k=put(table.top_k),
+            top_p=put(table.top_p),
+            min_p=put(table.min_p),
+            key=put(table.key),
+            position=put(table.num_out),
+        )
+        row_index = torch.from_numpy(rows).to(device)
+        adjust = _adjustments(table, slots, device)
+        drawn = ops.sample_tokens(logits, params, row_index=row_index, adjust=adjust)
+        logprobs = self._reported(logits, row_index, drawn, table, slots, adjust is not None)
+        result = Drawn(drawn.token.cpu().numpy(), logprobs.double().cpu().numpy())
+        self._collect_top(logits, table, slots, rows, result)
+        return result
+
+    def _reported(
+        self,
+        logits: torch.Tensor,
+        row_index: torch.Tensor,
+        drawn: ops.SampledTokens,
+        table: RowTable,
+        slots: Int,
+        adjusted: bool,
+    ) -> torch.Tensor:
+        if self._mode == "processed_logprobs":
+            return drawn.logprob
+        plain = np.isin(table.temperature[slots], (0.0, 1.0))
+        if self._mode == "full_logprobs" or (plain.all() and not adjusted):
+            return drawn.logprob_full
+        return score_tokens(logits, row_index, drawn.token)
+
+    def _collect_top(
+        self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int, drawn: Drawn
+    ) -> None:
+        """Append the most likely tokens for the paths that ask for them."""
+        for at in np.flatnonzero(table.special[slots]):
+            path = table.paths[slots[at]]
+            assert path is not None
+            count = path.params.params.logprobs
+            if count is not None:
+                token, logprob = int(drawn.tokens[at]), float(drawn.logprobs[at])
+                path.top.append(top_logprobs(logits[rows[at]], token, count, logprob))
+
+
+def score_tokens(
+    logits: torch.Tensor, row_index: torch.Tensor, tokens: torch.Tensor
+) -> torch.Tensor:
+    """Natural-log probabilities of ``tokens`` [D] under rows ``row_index`` of ``logits``."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    normaliser = torch.logsumexp(wide, dim=-1)
+    return wide[row_index, tokens] - normaliser[row_index]
+
+
+def top_logprobs(
+    logits: torch.Tensor, token: int, count: int, logprob: float | None = None
+) -> dict[int, Logprob]:
+    """The ``count`` most likely tokens of one row, and ``token``, with raw log-probs and ranks."""
+    values = torch.log_softmax(logits.double(), dim=-1)
+    rank = int((values > values[token]).sum()) + 1
+    own = float(values[token]) if logprob is None else logprob
+    found = {token: Logprob(own, rank)}
+    best = torch.topk(values, min(count, len(values)))
+    for place, (value, index) in enumerate(
+        zip(best.values.tolist(), best.indices.tolist(), strict=True), start=1
+    ):
+        found.setdefault(index, Logprob(value, place))
+    return found
+
+
+def _adjustments(table: RowTable, slots: Int, device: torch.device) -> ops.LogitAdjust | None:
+    """Bias, bans and penalties of the rows that have any."""
+    special = np.flatnonzero(table.special[slots])
+    paths = {int(at): table.paths[slots[at]] for at in special}
+    wanted = {at: p for at, p in paths.items() if p is not None and p.params.changes_logits}
+    if not wanted:
+        return None
+    sizes = np.zeros(len(slots) + 1, dtype=np.int64)
+    ids: list[int] = []
+    bias: list[float] = []
+    count: list[int] = []
+    in_prompt: list[int] = []
+    repetition = np.ones(len(slots), dtype=np.float32)
+    presence, frequency = np.zeros_like(repetition), np.zeros_like(repetition)
+    for at in sorted(wanted):
+        path, slot = wanted[at], slots[at]
+        p = path.params.params
+        repetition[at] = p.repetition_penalty
+        presence[at], frequency[at] = p.presence_penalty, p.frequency_penalty
+        output = table.tokens[slot, : table.num_out[slot]].tolist()
+        seen = Counter(output) if path.params.has_penalty else Counter[int]()
+        prompt = set(path.group.prompt) if path.params.has_penalty else set()
+        biases = _biases(path, len(output))
+        listed = sorted({*seen, *prompt, *biases})
+        sizes[at + 1] = len(listed)
+        ids += listed
+        bias += [biases.get(token, 0.0) for token in listed]
+        count += [seen[token] for token in listed]
+        in_prompt += [token in prompt for token in listed]
+    return ops.LogitAdjust(
+        indptr=torch.from_numpy(np.cumsum(sizes)).to(device),
+        token_ids=torch.tensor(ids, dtype=torch.int32, device=device),
+        bias=torch.tensor(bias, dtype=torch.float32, device=device),
+        count=torch.tensor(count, dtype=torch.int32, device=device),
+        in_prompt=torch.tensor(in_prompt, dtype=torch.uint8, device=device),
+        repetition=torch.from_numpy(repetition).to(device),
+        presence=torch.from_numpy(presence).to(device),
+        frequency=torch.from_numpy(frequency).to(device),
+    )
+
+
+def _biases(path: PathState, generated: int) -> dict[int, float]:
+    biases = {int(t): float(b) for t, b in (path.params.params.logit_bias or {}).items()}
+    if generated < path.params.params.min_tokens:
+        biases.update(dict.fromkeys(path.params.banned_ids, float("-inf")))
+    return biases
