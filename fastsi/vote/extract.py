@@ -9,10 +9,11 @@ r"""Finds the answer in a response. The rules, in order:
 5. ``hash``: the first ``#### x`` whose x is a number, choice, yes/no, tuple, ...: a Markdown
    heading, which has the same sign, is prose.
 6. ``phrase``: the last ``answer is X``, ``answer: X``, ``Final Answer`` heading, else ``the correct
-   option is X``, else such a mark in another language. X ends with its clause: at a line end, or at
-   ``.``, ``!`` or ``?`` before a blank, but not inside a formula. A mark announces nothing, and the
-   one before it counts, where X denies (``not 5``, ``unknown``), begins to reason (``Let's``), is
-   prose of more than 10 words, or is prose that starts on the next line.
+   option is X``, else such a mark in another language. X ends with its clause: at a line end, at
+   ``.``, ``!`` or ``?`` before a blank, or at a special token, but not inside a formula. A mark
+   announces nothing, and the one before it counts, where X denies (``not 5``, ``unknown``), begins
+   to reason (``Let's``), is prose of more than 10 words or starts as prose on the next line. At
+   most 400 characters of X and the last 32 marks are looked at.
 7. ``bare``: a response of one short line that is nothing but a number with its unit, a choice,
    yes/no, a tuple, ...; or a last line that is nothing but a choice in brackets or yes/no.
 8. ``last_number``, only on request: the last number of the text.

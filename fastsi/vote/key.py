@@ -41,9 +41,12 @@ from fastsi.vote.number import number_body, number_prefix, read_number, words_pr
 from fastsi.vote.tail import drops_out
 
 _FAST = re.compile(
-    r"\s*\$?(-?)\$?0*([0-9]{1,15}|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.0+)?%?\.?\s*", re.ASCII
+    r"\s*\$?(-?)\$?([0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.0+)?%?\.?\s*", re.ASCII
 )
-_LONG_INTEGER = re.compile(r"\s*([+-]?)0*([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\.?\s*", re.ASCII)
+_FAST_LENGTH = 64
+# Possessive (``++``): on a long text that is no integer after all, nothing is tried twice.
+_LONG_INTEGER = re.compile(r"\s*\$?([+-]?)\$?([0-9]++|[0-9]{1,3}(?:,[0-9]{3})++)\.?\s*", re.ASCII)
+_LONG = 1000
 _ROUNDS = 6
 
 
@@ -53,14 +56,16 @@ def key_of_answer(text: str) -> str | None:
     Returns:
         The key, or None where nothing but blanks and punctuation is left.
     """
-    match = _FAST.fullmatch(text)
-    if match is not None:
-        digits = match[2].replace(",", "").lstrip("0") or "0"
-        return "num:" + (digits if digits == "0" else match[1] + digits)
-    if len(text) > MAX_SPAN:
-        text = text.strip()
-    if len(text) > MAX_SPAN:
-        return _long_key(text)
+    if len(text) <= _FAST_LENGTH:
+        match = _FAST.fullmatch(text)
+        if match is not None:
+            return _integer_key(match[1], match[2])
+    elif len(text) > _LONG:
+        match = _LONG_INTEGER.fullmatch(text)
+        if match is not None:
+            return _integer_key(match[1], match[2])
+        if len(text.strip()) > MAX_SPAN:
+            return "text:" + text.strip()
     # A text key is the fixed point of its own reading: what it reads as is what it is.
     for _ in range(_ROUNDS):
         span = clean(text)
@@ -71,13 +76,10 @@ def key_of_answer(text: str) -> str | None:
     return None
 
 
-def _long_key(text: str) -> str:
-    """Key of a span too long to analyse: a plain integer of any size, or the span itself."""
-    match = _LONG_INTEGER.fullmatch(text)
-    if match is None:
-        return "text:" + text
-    digits = match[2].replace(",", "").lstrip("0") or "0"
-    return "num:" + ("-" if match[1] == "-" and digits != "0" else "") + digits
+def _integer_key(sign: str, digits: str) -> str:
+    """Key of an integer of any size, without building it."""
+    digits = digits.replace(",", "").lstrip("0") or "0"
+    return "num:" + ("-" if sign == "-" and digits != "0" else "") + digits
 
 
 def read_key(span: str, depth: int = 0) -> str | None:
@@ -88,7 +90,7 @@ def read_key(span: str, depth: int = 0) -> str | None:
     if simple is not None:
         return simple
     if span.isascii() and span.isdigit():
-        return "num:" + (span.lstrip("0") or "0")
+        return _integer_key("", span)
     return (
         _read_number(span) or _read_parts(span, depth) or _read_phrase(span, depth) or _text(span)
     )

@@ -24,7 +24,7 @@ _SIGN = r"(?:[+-] ?|(?:minus|negative) )?"
 _EUROPEAN = re.compile(r"([+-]?)([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]{1,2})")
 _NUMBER = re.compile(
     rf"(?P<sign>{_SIGN})(?:"
-    rf"(?P<whole>[0-9][0-9,]*)(?: | and )(?P<top>[0-9]+) ?/ ?(?P<bottom>[0-9]+)(?![0-9./])"
+    r"(?P<whole>[0-9]+(?:,[0-9]{3})*)(?: | and )(?P<top>[0-9]+) ?/ ?(?P<bottom>[0-9]+)(?![0-9./])"
     rf"|10 ?\^ ?\(?(?P<ten>[+-]?[0-9]+)\)?"
     rf"|(?P<first>{_LITERAL})(?P<power>{_POWER})?"
     rf"(?: ?/ ?(?P<second>-?{_LITERAL})(?![0-9./])"

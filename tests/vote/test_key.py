@@ -117,6 +117,7 @@ APART = [
     ("5 squared", "5"), ("5 (mod 7)", "5"), ("two and a half", "2"), ("one two", "1"),
     ("5 feet 6 inches", "5"), ("x^2 + y^2 = 1", "1"), ("2x = 10", "10"), ("x > 5", "5"),
     ("x=1, y=2", "x=2, y=1"), ("x=1, y=2", "1, 2"), ("[1,2)", "(1,2)"), ("(1,2)", "(2,1)"),
+    ("1, 1/2", "1 1/2"),
     ("(1,2)", "{1,2}"), ("{1,2}", "{1,2,3}"), ("1, 1", "1"), ("(1, 2)", "12"), ("1, 2", "12"),
     ("3:30", "1:10"), ("3:30 pm", "3:30 am"), ("3:4", "4:3"), ("3:4", "3/4"), ("5-7", "-2"),
     ("7-5", "5-7"), ("5-7", "57"), ("05/06/2020", "5/12120"), ("05/06/2020", "06/05/2020"),
@@ -166,6 +167,9 @@ def test_integers_of_any_size_are_exact() -> None:
     assert key_of_answer("-000" + digits) == f"num:-{digits}"
     grouped = "1" + ",234" * 3000
     assert key_of_answer(grouped) == "num:" + grouped.replace(",", "")
+    for count in (999, 1001, 3999, 4001, 4090, 4200):
+        assert key_of_answer("-" + "7" * count) == "num:-" + "7" * count
+        assert key_of_answer("$" + "7" * count) == "num:" + "7" * count
     assert key_of_answer("0" * 9000) == key_of_answer("0") == "num:0"
 
 
