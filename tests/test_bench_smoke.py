@@ -82,6 +82,7 @@ def test_sample_paths_reports_every_way_of_sharing_and_a_floor(tmp_path: Path) -
         "fastsi-no-sharing",
         "fastsi-shared-kv",
         "fastsi",
+        "fastsi-no-attention",
     ]
     assert found["baseline"] == "transformers"
     assert found["floor"]["seconds"] > 0

@@ -6,8 +6,13 @@ by exactly --new-tokens tokens at temperature 0.7. Prompts are random token ids;
 before every run, so that prefill is part of the time.
 
 Before timing, two things are checked on a small sample: greedy tokens equal those of
-`model.generate` (a difference is accepted only where the two likeliest tokens nearly tie), and
-sampled tokens are the same with and without sharing.
+`model.generate` (a difference is accepted only where the two tokens nearly tie), and sampled tokens
+are the same with and without sharing.
+
+Providers: transformers is `model.generate` with num_return_sequences; fastsi is the engine;
+fastsi-shared-kv keeps the prompt's keys and values once but reads them for every path, as paged
+attention does; fastsi-no-sharing prefills and keeps every path's prompt; fastsi-no-attention is
+no engine but a ceiling: the same engine with attention left out.
 
 Example:
     python benchmarks/engine/bench_sample_paths.py --model bundled --paths 32 --questions 4
@@ -17,9 +22,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -31,13 +38,21 @@ from _harness import Result, add_arguments, machine_rates, measure, report, star
 from transformers import PreTrainedModel
 
 import fastsi
-from fastsi import SamplingParams
+from fastsi import SamplingParams, ops
 from fastsi.engine import LLM
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Difference of the two largest logits below which rounding may choose either."""
-SHARING = {"fastsi": "tree", "fastsi-shared-kv": "prefill", "fastsi-no-sharing": "none"}
+CEILING = "fastsi-no-attention"
+SHARING = {
+    "fastsi": "tree",
+    "fastsi-shared-kv": "prefill",
+    "fastsi-no-sharing": "none",
+    CEILING: "tree",
+}
+CHECK_PATHS, CHECK_TOKENS = 4, 8
+"""Size of the check before timing."""
 NEVER = 2**30
 """A token id outside every vocabulary: `generate` goes on to the full length."""
 
@@ -86,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
         "--providers",
         nargs="+",
         choices=["transformers", *SHARING],
-        default=["transformers", "fastsi-no-sharing", "fastsi-shared-kv", "fastsi"],
+        default=["transformers", "fastsi-no-sharing", "fastsi-shared-kv", "fastsi", CEILING],
         help="what to time; the first one named is the baseline (default: all)",
     )
     chosen.add_argument(
@@ -120,7 +135,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def load_model(name: str, dtype: torch.dtype, seed: int) -> PreTrainedModel:
-    """A fresh copy of the model: each provider has its own, since the engine adapts its copy."""
+    """The model in eval mode; all providers use this one."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if name == "tiny":
@@ -199,11 +214,33 @@ class Transformers:
         return found
 
 
-class Engine:
-    """fastsi with one of its ways to share."""
+def needed_kv_tokens(args: argparse.Namespace, sharing: str) -> int:
+    """KV cache in which all paths fit at once, with room for pages that are partly filled."""
+    page = 16
+    prompt = args.prefix_tokens + args.question_tokens
+    rows = args.questions * max(args.paths, CHECK_PATHS)
+    own = max(args.new_tokens, CHECK_TOKENS) + 2 * page
+    if sharing == "none":
+        return rows * (prompt + own)
+    return args.prefix_tokens + args.questions * (args.question_tokens + 2 * page) + rows * own
 
-    def __init__(self, model: PreTrainedModel, sharing: str, args: argparse.Namespace) -> None:
-        self.llm = LLM(model, sharing=sharing, seed=args.seed)
+
+@contextmanager
+def leave_out_attention() -> Iterator[None]:
+    """Answer every attention call with its queries: right shape, no work, meaningless tokens."""
+    with mock.patch.object(ops, "segment_attention", lambda q, *_, **__: (q.contiguous(), None)):
+        yield
+
+
+class Engine:
+    """fastsi with one of its ways to share, on the same live model."""
+
+    def __init__(self, model: PreTrainedModel, name: str, args: argparse.Namespace) -> None:
+        sharing = SHARING[name]
+        self.without_attention = name == CEILING
+        self.llm = LLM(
+            model, sharing=sharing, seed=args.seed, kv_cache_tokens=needed_kv_tokens(args, sharing)
+        )
         self.temperature, self.seed = args.temperature, args.seed
 
     def run(self, prompts: Prompts, paths: int, new_tokens: int, greedy: bool) -> Prompts:
@@ -217,7 +254,8 @@ class Engine:
             seed=self.seed,
         )
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = self.llm.generate(requests, params, use_tqdm=False)
+        with leave_out_attention() if self.without_attention else nullcontext():
+            outputs = self.llm.generate(requests, params, use_tqdm=False)
         return [path.token_ids for output in outputs for path in output.outputs]
 
 
@@ -260,13 +298,18 @@ def check_sharing(found: dict[str, Prompts], dtype: torch.dtype) -> float:
 
 
 def check(engines: dict[str, Engine], baseline: Transformers, prompts: Prompts) -> dict[str, Any]:
-    """The checks before timing, on at most two prompts and eight tokens."""
-    few, tokens = prompts[:2], 8
-    want = baseline.run(few, 1, tokens, greedy=True)
+    """The checks before timing, on at most two prompts."""
+    few = prompts[:2]
+    honest = {name: engine for name, engine in engines.items() if name != CEILING}
+    want = baseline.run(few, 1, CHECK_TOKENS, greedy=True)
     ties = 0
-    for engine in engines.values():
-        ties += check_greedy(baseline.model, few, engine.run(few, 1, tokens, greedy=True), want)
-    sampled = {name: engine.run(few, 4, tokens, greedy=False) for name, engine in engines.items()}
+    for engine in honest.values():
+        got = engine.run(few, 1, CHECK_TOKENS, greedy=True)
+        ties += check_greedy(baseline.model, few, got, want)
+    sampled = {
+        name: engine.run(few, CHECK_PATHS, CHECK_TOKENS, greedy=False)
+        for name, engine in honest.items()
+    }
     same = check_sharing(sampled, baseline.model.dtype) if sampled else None
     return {"greedy_near_ties": ties, "sampled_paths_equal_across_sharing": same}
 
@@ -277,21 +320,20 @@ def main() -> None:
     check_arguments(args)
     start(args)
     dtype = DTYPES[args.dtype]
-    baseline = Transformers(load_model(args.model, dtype, args.seed), args)
-    prompts = make_prompts(args, baseline.model)
-    engines = {
-        name: Engine(load_model(args.model, dtype, args.seed), SHARING[name], args)
-        for name in args.providers
-        if name in SHARING
-    }
+    model = load_model(args.model, dtype, args.seed)
+    prompts = make_prompts(args, model)
+    baseline = Transformers(model, args)
+    engines = {name: Engine(model, name, args) for name in args.providers if name in SHARING}
     agreement = check(engines, baseline, prompts)
+    for engine in engines.values():
+        engine.llm.reset_stats()
 
     size = (prompts, args.paths, args.new_tokens, False)
     runs: dict[str, Callable[[], object]] = {}
     for name in args.providers:
         provider = baseline if name == "transformers" else engines[name]
         runs[name] = lambda provider=provider: provider.run(*size)
-    rates = machine_rates(dtype, baseline.model.device, quick=args.quick)
+    rates = machine_rates(dtype, model.device, quick=args.quick)
     timings = measure(runs, repeats=args.repeats)
 
     work = PathsWorkload(
@@ -301,7 +343,7 @@ def main() -> None:
         paths=args.paths,
         new_tokens=args.new_tokens,
     )
-    config = baseline.model.config
+    config = model.config
     names = ("prefix_tokens", "question_tokens", "questions", "paths", "new_tokens", "temperature")
     result = Result(
         workload={name: getattr(args, name) for name in names}
