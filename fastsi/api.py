@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.resources
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -96,7 +95,7 @@ def load_model(model: Model, **options: Any) -> LLM:
 
 def builtin_model() -> Path:
     """The folder of the bundled base model."""
-    return Path(str(importlib.resources.files("fastsi"))) / "assets" / "base"
+    return Path(__file__).parent / "assets" / "base"
 
 
 def prompt_config(values: Mapping[str, Any]) -> PromptConfig:

@@ -6,11 +6,14 @@ other failure is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from fastsi import __version__
 from fastsi.cli import _demo, _env, _eval, _improve, _report, _sample, _vote
 from fastsi.errors import FastsiError
 
@@ -19,11 +22,21 @@ app = typer.Typer(
     help="Make a language model better at reasoning without labels: sample, vote, select, "
     "fine-tune, repeat.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 for _module in (_demo, _sample, _vote, _improve, _eval, _report, _env):
     app.command(_module.NAME, help=_module.HELP)(_module.command)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: words after the program's name; None: those of the process.
     """
+    if not sys.stderr.isatty():
+        for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")  # bars of libraries are for terminals
     try:
         code = app(args=arguments, prog_name="fastsi", standalone_mode=False)
     except KeyboardInterrupt:

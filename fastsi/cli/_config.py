@@ -56,7 +56,7 @@ def config_option(*tables: str, loose: Iterable[str] = ()) -> Any:
             _apply(context, path, tables, loose)
         return path
 
-    kinds = ", ".join(f"[{name}]" for name in tables)
+    kinds = ", ".join(tables)
     return typer.Option(
         "--config",
         help="TOML file with options by name" + (f" and the tables {kinds}." if tables else "."),

@@ -27,7 +27,11 @@ class Output:
     def table(self, table: Table) -> None:
         """Show a table to people; nothing with ``--json``."""
         if not self.json_mode:
-            Console(file=self._stdout).print(table)
+            console = Console(file=self._stdout)
+            if not console.is_terminal:
+                console.width = 120  # a file or a pipe has no width to fit
+            console.print(table)
+            console.print()
 
     def line(self, text: str) -> None:
         """Show a line to people; nothing with ``--json``. Long lines are not wrapped."""

@@ -1,68 +1,60 @@
-"""Tables of results for people."""
+"""Tables of results for people, narrow enough for 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from fastsi.cli._output import percent
 
 NAMES = {
     "greedy": "greedy accuracy",
-    "sample": "one-sample accuracy",
-    "majority": "majority accuracy",
+    "sample": "one sample",
+    "majority": "majority vote",
     "consistency": "consistency",
-    "parse_rate": "paths with an answer",
+    "parse_rate": "with an answer",
 }
 """Names of the measures for people."""
+_EQUATIONS = "true equations"
 
 
 def before_after(
     before: Mapping[str, Any], after: Mapping[str, Any], change: Mapping[str, Any]
 ) -> Table:
     """Measures of two evaluations, in percent, with 95 % intervals."""
-    table = Table(
-        title=f"before and after, {before['n_problems']} problems, {before['paths']} paths, "
-        "% with 95 % intervals",
-        title_justify="left",
+    table = _table(
+        f"{before['n_problems']} problems, {before['paths']} paths each; in %, [95 % interval]",
+        ("", "before", "after", "change"),
     )
-    table.add_column("")
-    for heading in ("before", "after", "change"):
-        table.add_column(heading, justify="right")
     for name, title in NAMES.items():
-        moved = change[name]
+        moved = [100 * change[name][end] for end in ("change", "low", "high")]
         table.add_row(
             title,
             _with_interval(before, name),
             _with_interval(after, name),
-            "{:+.1f}  [{:+.1f}, {:+.1f}]".format(
-                *(100 * moved[end] for end in ("change", "low", "high"))
-            ),
+            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*moved),
         )
     errors = [each["calibration"]["ece"] for each in (before, after)]
-    moved = f"{100 * (errors[1] - errors[0]):+.1f}"
-    table.add_row("calibration error", *map(percent, errors), moved)
-    first, second = before["equations_true"], after["equations_true"]
-    moved = "-" if first is None or second is None else f"{100 * (second - first):+.1f}"
-    table.add_row("paths whose equations hold", percent(first), percent(second), moved)
+    table.add_row("calibration error", *map(percent, errors), _points(*errors))
+    true = [each["equations_true"] for each in (before, after)]
+    table.add_row(_EQUATIONS, *map(percent, true), _points(*true))
     return table
 
 
 def one_evaluation(evaluation: Mapping[str, Any]) -> Table:
     """Measures of one evaluation, in percent, with 95 % intervals."""
-    table = Table(
-        title=f"{evaluation['n_problems']} problems, {evaluation['paths']} paths, "
-        "% with 95 % intervals",
-        title_justify="left",
+    table = _table(
+        f"{evaluation['n_problems']} problems, {evaluation['paths']} paths each; "
+        "in %, [95 % interval]",
+        ("", ""),
     )
-    table.add_column("")
-    table.add_column("", justify="right")
     for name, title in NAMES.items():
         table.add_row(title, _with_interval(evaluation, name))
     table.add_row("calibration error", percent(evaluation["calibration"]["ece"]))
-    table.add_row("paths whose equations hold", percent(evaluation["equations_true"]))
+    table.add_row(_EQUATIONS, percent(evaluation["equations_true"]))
     for k, value in evaluation["pass_at"].items():
         table.add_row(f"pass@{k}", percent(value))
     return table
@@ -70,9 +62,7 @@ def one_evaluation(evaluation: Mapping[str, Any]) -> Table:
 
 def calibration_table(evaluation: Mapping[str, Any], title: str) -> Table:
     """Accuracy of the majority by vote share."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("vote share %", "problems", "majority right %", "95 % interval"):
-        table.add_column(heading, justify="right")
+    table = _table(title, ("vote share %", "problems", "majority right %", "95 % interval"))
     for row in evaluation["calibration"]["bins"]:
         if row["count"]:
             low, high = row["interval"]
@@ -87,38 +77,43 @@ def calibration_table(evaluation: Mapping[str, Any], title: str) -> Table:
 
 def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
     """What each round sampled, kept and learned; no gold answer is behind any of it."""
-    table = Table(title="rounds", title_justify="left")
-    headings = (
-        "round", "questions", "paths", "consistency %", "parsed %", "kept questions",
-        "kept paths", "examples", "first loss", "last loss",
-    )  # fmt: skip
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for each in rounds:
-        table.add_row(
-            str(each["round"]),
-            str(each["questions"]),
-            str(each["paths"]),
-            percent(each["consistency"]),
-            percent(each["parse_rate"]),
-            str(each["kept_questions"]),
-            str(each["kept_paths"]),
-            str(each["examples"]),
-            f"{each['loss'][0]:.3f}",
-            f"{each['loss'][-1]:.3f}",
-        )
+    table = _table("without gold answers", ("", *(f"round {each['round']}" for each in rounds)))
+    counts = ("questions", "paths", "kept_questions", "kept_paths", "examples")
+    for name in counts:
+        table.add_row(name.replace("_", " "), *(str(each[name]) for each in rounds))
+    for name, title in (("consistency", "consistency %"), ("parse_rate", "with an answer %")):
+        table.add_row(title, *(percent(each[name]) for each in rounds))
+    for title, place in (("first loss", 0), ("last loss", -1)):
+        table.add_row(title, *(f"{each['loss'][place]:.3f}" for each in rounds))
     return table
 
 
 def seconds_table(seconds: Mapping[str, float]) -> Table:
     """Wall time by phase."""
-    table = Table(title="seconds", title_justify="left")
-    for name in (*seconds, "sum"):
-        table.add_column(name.replace("_", " "), justify="right")
-    table.add_row(*(f"{value:.1f}" for value in (*seconds.values(), sum(seconds.values()))))
+    table = _table("time", ("phase", "seconds"))
+    for name, value in (*seconds.items(), ("sum", sum(seconds.values()))):
+        table.add_row(name.replace("_", " "), f"{value:.1f}")
     return table
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left")
+    return table
+
+
+def _points(before: float | None, after: float | None) -> str:
+    return "-" if before is None or after is None else f"{100 * (after - before):+.1f}"
 
 
 def _with_interval(evaluation: Mapping[str, Any], name: str) -> str:
     low, high = evaluation["intervals"][name]
-    return f"{percent(evaluation[name])}  [{percent(low)}, {percent(high)}]"
+    return f"{percent(evaluation[name])} [{percent(low)}, {percent(high)}]"

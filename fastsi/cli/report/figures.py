@@ -8,6 +8,8 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 COLORS = {"before": "#7c8797", "after": "#1f5fa8"}
@@ -30,7 +32,7 @@ def before_after_bars(
 ) -> str:
     """Measures of two evaluations side by side, in percent, with their 95 % intervals."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _new(7.6, 3.9)
+        figure, axes = _new()
         for offset, (label, evaluation) in enumerate({"before": before, "after": after}.items()):
             for place, name in enumerate(names):
                 value = 100 * evaluation[name]
@@ -53,9 +55,7 @@ def before_after_bars(
                     ha="center",
                     fontsize=9.5,
                 )
-        axes.set_xticks(
-            range(len(names)), [title.replace(" ", "\n", 1) for title in names.values()]
-        )
+        axes.set_xticks(range(len(names)), [title.replace(" ", "\n") for title in names.values()])
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("% of problems or paths")
         axes.set_ylim(0, 112)
@@ -67,9 +67,9 @@ def before_after_bars(
 def calibration_curve(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     """Accuracy of the majority by vote share, with Wilson intervals; areas show counts."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _new(5.4, 4.4)
-        axes.plot([0, 100], [0, 100], color="#9aa3ae", linewidth=1, linestyle="--")
-        axes.annotate("perfectly calibrated", (62, 65), rotation=38, color="#5f6873", fontsize=9)
+        figure, axes = _new()
+        line = {"color": "#9aa3ae", "linewidth": 1, "linestyle": "--"}
+        axes.plot([0, 100], [0, 100], label="share = accuracy", **line)
         for label, evaluation in evaluations.items():
             rows = [row for row in evaluation["calibration"]["bins"] if row["count"]]
             x = [100 * row["mean_share"] for row in rows]
@@ -91,10 +91,10 @@ def calibration_curve(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         return _svg(figure)
 
 
-def share_histogram(shares: Mapping[str, Sequence[float]], bins: int = 20) -> str:
+def share_histogram(shares: Mapping[str, Sequence[float]], bins: int = 10) -> str:
     """How many questions had which vote share, one outline per label."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _new(5.4, 4.0)
+        figure, axes = _new()
         edges = [100 * index / bins for index in range(bins + 1)]
         for number, (label, values) in enumerate(shares.items()):
             color = COLORS.get(label, _ROUND_COLORS[number % len(_ROUND_COLORS)])
@@ -120,7 +120,7 @@ def share_histogram(shares: Mapping[str, Sequence[float]], bins: int = 20) -> st
 def loss_curve(losses: Mapping[str, Sequence[float]]) -> str:
     """Training loss by optimizer step: each step faint, a running mean strong."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _new(5.4, 4.0)
+        figure, axes = _new()
         for number, (label, values) in enumerate(losses.items()):
             color = _ROUND_COLORS[number % len(_ROUND_COLORS)]
             steps = range(1, len(values) + 1)
@@ -129,6 +129,7 @@ def loss_curve(losses: Mapping[str, Sequence[float]]) -> str:
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss, nats per target token")
         axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if len(losses) > 1:
             _legend(axes, "upper right")
         return _svg(figure)
@@ -141,8 +142,8 @@ def running_mean(values: Sequence[float], share: float = 0.1) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _new(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _new() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.6, 4.1), layout="constrained")
     axes: Axes = figure.subplots()
     return figure, axes
 
@@ -151,7 +152,8 @@ def _legend(axes: Axes, place: str, markers: float | None = None) -> None:
     legend = axes.legend(loc=place, frameon=False)
     if markers is not None:  # areas mean counts in the figure, not in the legend
         for handle in legend.legend_handles:
-            handle.set_sizes([markers])
+            if isinstance(handle, PathCollection):
+                handle.set_sizes([markers])
 
 
 def _leans_left(shares: Mapping[str, Sequence[float]]) -> bool:
@@ -160,8 +162,6 @@ def _leans_left(shares: Mapping[str, Sequence[float]]) -> bool:
 
 
 def _with_alpha(color: str, alpha: float) -> tuple[float, ...]:
-    from matplotlib.colors import to_rgba
-
     return tuple(to_rgba(color, alpha))
 
 

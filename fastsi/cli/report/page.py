@@ -14,13 +14,19 @@ import jinja2
 
 from fastsi.cli._output import percent
 from fastsi.cli._runs import Run, read_run
-from fastsi.cli._tables import NAMES
 from fastsi.cli.report import figures
 from fastsi.cli.report.examples import examples_of_evaluations, examples_of_round
 from fastsi.evaluate import METRICS, compare, store
 from fastsi.train.tables import VOTES, read_rows
 
-_BARS = {name: NAMES[name] for name in ("greedy", "sample", "majority", "consistency")}
+_LABELS = {
+    "greedy": "greedy accuracy",
+    "sample": "one-sample accuracy",
+    "majority": "majority accuracy",
+    "consistency": "consistency",
+    "parse_rate": "paths with an answer",
+}
+_BARS = {name: _LABELS[name] for name in ("greedy", "sample", "majority", "consistency")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +70,7 @@ def render(folder: Path, examples: int) -> str:
     return template.render(
         title=folder.resolve().parent.name if folder.name == "run" else folder.resolve().name,
         headline=_headline(evaluations, change),
-        measures=[(name, NAMES[name]) for name in METRICS],
+        measures=[(name, _LABELS[name]) for name in METRICS],
         evaluations=evaluations,
         change=change,
         images=_images(run, folder, stored, evaluations),
