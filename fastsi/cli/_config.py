@@ -132,6 +132,12 @@ def build(context: typer.Context, make: Callable[[Tables], T], tables: Tables) -
         raise error from None
 
 
+def config_file(context: Any) -> Path | None:
+    """The file given with ``--config`` to the command of this context."""
+    path = context.meta.get(_FILE)
+    return path if isinstance(path, Path) else None
+
+
 def _apply(
     context: typer.Context, path: Path, tables: tuple[str, ...], loose: tuple[str, ...]
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from fastsi.cli import _options
 from fastsi.cli._config import build, config_option, merge, set_option
-from fastsi.cli._output import key_value_table, output, percent
+from fastsi.cli._output import output, percent
 from fastsi.types import SamplingParams
 
 NAME = "sample"
@@ -68,16 +68,9 @@ def command(
     with output(as_json) as out:
         chosen = read_questions(questions)[:limit]
         result = api.sample(model, chosen, out=out_file, sampling=params, prompt=prompt)
-        out.table(
-            key_value_table(
-                f"{out_file}",
-                {
-                    "questions": result["questions"],
-                    "paths": result["paths"],
-                    "tokens": result["tokens"],
-                    "parsed %": percent(result["parse_rate"]),
-                    "seconds": f"{result['seconds']['sample']:.1f}",
-                },
-            )
+        out.line(
+            f"{out_file}: {result['questions']} questions, {result['paths']} paths, "
+            f"{percent(result['parse_rate'])} % with an answer; {result['tokens']} tokens in "
+            f"{result['seconds']['sample']:.1f} s ({result['tokens_per_s']:,.0f} tokens/s)"
         )
         out.record(result)
