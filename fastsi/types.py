@@ -103,7 +103,9 @@ class SamplingParams:
         _require(_is_int(self.n) and self.n >= 1, "n", self.n, "an integer >= 1")
         _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "an integer >= -1")
         longest = self.max_tokens
-        _require(longest is None or _is_int(longest) and longest >= 1, "max_tokens", longest, ">= 1")
+        _require(
+            longest is None or _is_int(longest) and longest >= 1, "max_tokens", longest, ">= 1"
+        )
         least = self.min_tokens
         _require(_is_int(least) and least >= 0, "min_tokens", least, "an integer >= 0")
         if longest is not None and least > longest:

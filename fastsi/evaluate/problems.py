@@ -80,9 +80,7 @@ class Problems:
             },
         }
 
-    def evaluate(
-        self, llm: LLM, progress: Callable[[int], None] | None = None
-    ) -> StoredEvaluation:
+    def evaluate(self, llm: LLM, progress: Callable[[int], None] | None = None) -> StoredEvaluation:
         """Ask the model every question and score what it writes.
 
         Args:

@@ -91,10 +91,16 @@ def encode_prompts(
     """Token ids of every question's prompt.
 
     Tokenised here and not in the engine, because a chat text brings its own special tokens.
+
+    Raises:
+        ConfigError: the model came without a tokenizer.
     """
+    tokenizer = llm.tokenizer
+    if tokenizer is None:
+        raise ConfigError("the model came without a tokenizer; give LLM(..., tokenizer=...)")
     special = template.adds_special_tokens
     texts = [template.prompt(question.question, format) for question in questions]
-    return [llm.tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
+    return [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
 
 
 def respond(

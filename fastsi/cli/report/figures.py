@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLORS = {"before": "#7c8797", "after": "#1f5fa8"}
 _ROUND_COLORS = ("#1f5fa8", "#b4541a", "#3c7d3c", "#7b3f8c")
@@ -68,8 +69,14 @@ def calibration_curve(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     """Accuracy of the majority by vote share, with Wilson intervals; areas show counts."""
     with mpl.rc_context(_STYLE):
         figure, axes = _new()
-        line = {"color": "#9aa3ae", "linewidth": 1, "linestyle": "--"}
-        axes.plot([0, 100], [0, 100], label="share = accuracy", **line)
+        axes.plot(
+            [0, 100],
+            [0, 100],
+            color="#9aa3ae",
+            linewidth=1,
+            linestyle="--",
+            label="share = accuracy",
+        )
         for label, evaluation in evaluations.items():
             rows = [row for row in evaluation["calibration"]["bins"] if row["count"]]
             x = [100 * row["mean_share"] for row in rows]
@@ -129,7 +136,7 @@ def loss_curve(losses: Mapping[str, Sequence[float]]) -> str:
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss, nats per target token")
         axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(losses) > 1:
             _legend(axes, "upper right")
         return _svg(figure)
