@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -389,7 +390,11 @@ def _path_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _new_file(path: str | Path) -> Path:
+    """Refuse, before any work, a file that exists or that could not be made."""
     path = Path(path)
     if path.exists():
         raise ArtifactError(f"{path}: exists; give another name, nothing is overwritten")
+    nearest = next(each for each in path.absolute().parents if each.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ArtifactError(f"{path}: cannot write in {nearest}")
     return path

@@ -223,6 +223,9 @@ def test_a_folder_without_permission(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     out = tmp_path / "file" / "run"
+    asked = ["sample", "--model", "x", "--questions", inputs["questions"], "--out"]
+    assert str(out) in cli(*asked, out).refusal()
+    assert scripted == []  # refused before the model was loaded
     said = cli(
         "improve", "--model", "x", "--questions", inputs["questions"], "--out", out
     ).refusal()
