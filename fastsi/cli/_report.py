@@ -33,6 +33,6 @@ def command(
     from fastsi.cli import report
 
     with output(as_json) as out:
-        path = report.write(run, out_file or run / "report.html", examples=examples)
+        path = report.write(run, out_file, examples=examples)
         out.line(str(path))
         out.record({"report": str(path)})

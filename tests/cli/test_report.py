@@ -20,6 +20,7 @@ from fastsi.data.manifest import Manifest
 from fastsi.errors import ConfigError
 from fastsi.evaluate import METRICS, Difference, store
 from tests.cli.conftest import Cli
+from tests.cli.scripted import LearningSampler
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -148,3 +149,15 @@ def test_running_mean_keeps_length_and_mean_of_a_constant(count: int) -> None:
     ramp = running_mean([float(i) for i in range(count)])
     assert len(ramp) == count
     assert ramp == sorted(ramp)
+
+
+def test_report_of_two_rounds_without_gold(
+    cli: Cli, inputs: dict[str, Path], tmp_path: Path, scripted: list[LearningSampler]
+) -> None:
+    words = ["--model=x", "--questions", inputs["questions"], "--rounds=2", "--paths=6"]
+    words += ["--steps=4", "--set=train.batch_size=4", "--set=train.learning_rate=1e-3"]
+    record = cli("improve", *words, "--out", tmp_path / "run", "--json").json()
+    assert [each["round"] for each in record["rounds"]] == [1, 2]
+    shown = Page(Path(record["report"]).read_text())
+    assert [(image["alt"] or "").count("round ") for image in shown.images] == [2, 2]
+    assert {"round 1: sample", "round 2: train"} <= set(re.findall(r"round \d: [a-z]+", shown.text))

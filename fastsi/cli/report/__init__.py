@@ -10,16 +10,16 @@ from fastsi.errors import ConfigError
 _INSTALL = "the report needs matplotlib and jinja2: pip install 'fastsi[report]'"
 
 
-def write(run: Path, out: Path, *, examples: int = 6) -> Path:
+def write(run: Path, out: Path | None = None, *, examples: int = 6) -> Path:
     """Write the report of a run folder.
 
     Args:
         run: folder of ``fastsi improve`` or ``fastsi demo``.
-        out: HTML file; replaced if it is there, since it can always be made again.
+        out: HTML file, replaced if it is there; None: ``report.html`` in the run folder.
         examples: example questions to show.
 
     Returns:
-        ``out``.
+        The file.
 
     Raises:
         ArtifactError: no run folder, a damaged one, or ``out`` cannot be written.
@@ -29,6 +29,7 @@ def write(run: Path, out: Path, *, examples: int = 6) -> Path:
     from fastsi.data.manifest import atomic_write
 
     folder = locate(run)
+    out = out or folder / "report.html"
     try:
         from fastsi.cli.report.page import render
     except ImportError as error:
@@ -46,7 +47,7 @@ def write_if_possible(run: Path, note: Callable[[str], None]) -> str | None:
         ArtifactError: as `write`.
     """
     try:
-        return str(write(run, run / "report.html"))
+        return str(write(run))
     except ConfigError as error:
         note(f"no report: {error}")
         return None

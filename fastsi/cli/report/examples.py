@@ -104,7 +104,9 @@ def examples_of_round(folder: Path, run: Run, count: int) -> list[Example]:
         outcome = vote.vote(texts, logprobs=logprobs, extractor=run.config.extractor)
         labelled = [(f"path {i + 1}", text) for i, text in enumerate(texts[:_PATHS_SHOWN])]
         stage = _stage(f"round {run.reports[-1].round}", outcome, labelled, None)
-        examples.append(Example(question=row["question_id"], gold=None, stages=(stage,)))
+        examples.append(
+            Example(question=f"question {row['question_id']}", gold=None, stages=(stage,))
+        )
     return examples
 
 
