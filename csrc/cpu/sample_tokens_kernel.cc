@@ -79,7 +79,8 @@ class Draw {
     block_max_ = candidate_weight_ + blocks_ * kBlock;
     weight_ = block_max_ + blocks_;
     tail_ = weight_ + kBlock;
-    temperature_ = greedy_ ? T{1} : static_cast<T>(task.temperature);
+    temperature_ = greedy_ ? 1.0 : task.temperature;
+    inverse_temperature_ = static_cast<T>(1.0 / temperature_);
   }
 
   SampleResult run() {
@@ -153,28 +154,27 @@ class Draw {
     return !any_nan && most > -INFINITY && most < INFINITY;
   }
 
-  // Weights of a block into weight_: 0 for tokens that truncation drops.
-  void weigh(std::int64_t b) {
-    const T* z = block(b);
-    const Vec<T> bound = splat<T>(bound_), least = splat<T>(least_weight_);
-    for (int i = 0; i < kBlock; i += W) {
-      const Vec<T> x = load<T>(z + i);
-      Vec<T> w = exp_neg((x - splat<T>(max_)) / splat<T>(temperature_));
-      w = x >= bound ? w : Vec<T>{};
-      store<T>(weight_ + i, w >= least ? w : Vec<T>{});
-    }
+  // Weights of a vector of tokens: 0 for those that truncation drops.
+  Vec<T> weigh(Vec<T> z) const {
+    const Vec<T> w = exp_neg((z - splat<T>(max_)) * splat<T>(inverse_temperature_));
+    const Vec<T> high = z >= splat<T>(bound_) ? w : Vec<T>{};
+    return high >= splat<T>(least_weight_) ? high : Vec<T>{};
+  }
+
+  void weigh_block(std::int64_t b) {
+    for (int i = 0; i < kBlock; i += W) store<T>(weight_ + i, weigh(load<T>(block(b) + i)));
   }
 
   double sum_blocks() {
     double total = 0;
     for (std::int64_t b = 0; b < blocks_; ++b) {
-      double sum = 0;
-      if (block_max_[b] >= bound_) {
-        weigh(b);
-        for (int i = 0; i < kBlock; ++i) sum += static_cast<double>(weight_[i]);
-      }
-      block_sum_[b] = sum;
-      total += sum;
+      block_sum_[b] = 0;
+      if (block_max_[b] < bound_) continue;
+      const T* z = block(b);
+      vd sum{};
+      for (int i = 0; i < kBlock; i += W) sum = add_to(sum, weigh(load<T>(z + i)));
+      block_sum_[b] = sum_of<double>(sum);
+      total += block_sum_[b];
     }
     return total;
   }
@@ -194,7 +194,7 @@ class Draw {
     for (std::int64_t b = 0; b < blocks_; ++b) {
       if (block_sum_[b] > 0) last_block = b;
       if (before + block_sum_[b] > target) {
-        weigh(b);
+        weigh_block(b);
         double sum = 0;
         for (int i = 0; i < kBlock; ++i) {
           sum += static_cast<double>(weight_[i]);
@@ -204,23 +204,28 @@ class Draw {
       before += block_sum_[b];
     }
     // Rounding left none: the last token of non-zero weight.
-    weigh(last_block);
+    weigh_block(last_block);
     std::int64_t i = kBlock - 1;
     while (weight_[i] == 0) --i;
     return last_block * kBlock + i;
   }
 
-  // Tokens that the bounds so far keep and whose z is at least `cut`; returns how many.
-  std::int64_t gather(T cut) {
+  // Gathers the tokens with low <= z < high, with their weights; returns how many.
+  std::int64_t gather(T low, T high) {
     std::int64_t n = 0;
     for (std::int64_t b = 0; b < blocks_; ++b) {
-      if (block_max_[b] < cut || block_max_[b] < bound_) continue;
-      weigh(b);
+      if (block_max_[b] < low) continue;
       const T* z = block(b);
-      for (int i = 0; i < kBlock; ++i) {
-        candidate_[n] = z[i];
-        candidate_weight_[n] = weight_[i];
-        n += weight_[i] > 0 && z[i] >= cut;
+      for (int i = 0; i < kBlock; i += W) {
+        const Vec<T> x = load<T>(z + i);
+        unsigned inside = bits_of((x >= splat<T>(low)) & (x < splat<T>(high)));
+        if (inside == 0) continue;
+        const Vec<T> w = weigh(x);
+        for (; inside != 0; inside &= inside - 1) {
+          const int lane = __builtin_ctz(inside);
+          candidate_[n] = x[lane];
+          candidate_weight_[n++] = w[lane];
+        }
       }
     }
     return n;
@@ -230,8 +235,14 @@ class Draw {
   bool set_bounds(double total) {
     const bool by_weight = task_.min_p > 0, by_mass = task_.top_p < 1;
     const bool by_count = task_.top_k > 0 && task_.top_k < task_.vocab;
-    least_weight_ = static_cast<T>(task_.min_p);
     if (by_count) bound_ = kth_largest();
+    if (by_weight) {
+      least_weight_ = static_cast<T>(task_.min_p);
+      // The weight decides; a bound a little below its logarithm only saves reading.
+      const double depth = (-std::log(task_.min_p) * 1.001 + 1e-3) * task_.temperature;
+      const T low = static_cast<T>(static_cast<double>(max_) - depth);
+      bound_ = low > bound_ ? low : bound_;
+    }
     if (by_mass) {
       if (by_weight || by_count) total = sum_blocks();
       bound_ = mass_edge(task_.top_p * total);
@@ -240,39 +251,35 @@ class Draw {
   }
 
   T kth_largest() {
-    const std::int64_t k = task_.top_k;
-    T cut = -INFINITY;
-    if (k < blocks_) {
+    const auto k = static_cast<double>(task_.top_k);
+    T low = -INFINITY;
+    if (task_.top_k < blocks_) {
       // The k-th largest block maximum: at least k tokens reach it, so the edge does too.
       for (std::int64_t b = 0; b < blocks_; ++b) {
         candidate_[b] = block_max_[b];
         candidate_weight_[b] = 1;
       }
-      cut = select_edge<T>(candidate_, candidate_weight_, blocks_, static_cast<double>(k));
+      low = select_edge<T>(candidate_, candidate_weight_, blocks_, k);
     }
-    std::int64_t n = 0;
-    for (std::int64_t b = 0; b < blocks_; ++b) {
-      if (block_max_[b] < cut) continue;
-      const T* z = block(b);
-      for (int i = 0; i < kBlock; ++i) {
-        candidate_[n] = z[i];
-        candidate_weight_[n] = 1;
-        n += z[i] >= cut;
-      }
-    }
-    return select_edge<T>(candidate_, candidate_weight_, n, static_cast<double>(k));
+    const std::int64_t n = gather(low, INFINITY);
+    for (std::int64_t i = 0; i < n; ++i) candidate_weight_[i] = 1;
+    return select_edge<T>(candidate_, candidate_weight_, n, k);
   }
 
   // Lower bound on z of the smallest set of likeliest kept tokens whose mass is at least `need`.
   T mass_edge(double need) {
-    // Most of the mass is near the maximum: look there first, further only if it does not suffice.
-    for (const double depth : {4.0, 10.0, static_cast<double>(INFINITY)}) {
-      const T cut =
-          static_cast<T>(static_cast<double>(max_) - depth * static_cast<double>(temperature_));
-      const std::int64_t n = gather(cut);
+    // Most of the mass is near the maximum: go down in bands until it suffices.
+    T high = INFINITY;
+    for (const double depth : {2.0, 4.0, 6.0, 8.0, 10.0, 14.0, static_cast<double>(INFINITY)}) {
+      T low = static_cast<T>(static_cast<double>(max_) - depth * task_.temperature);
+      low = low > bound_ ? low : bound_;
+      const std::int64_t n = gather(low, high);
       double mass = 0;
       for (std::int64_t i = 0; i < n; ++i) mass += static_cast<double>(candidate_weight_[i]);
       if (mass >= need) return select_edge<T>(candidate_, candidate_weight_, n, need);
+      if (low == bound_) break;
+      need -= mass;
+      high = low;
     }
     return bound_;  // rounding: all of them are needed
   }
@@ -280,7 +287,8 @@ class Draw {
   const SampleTask& task_;
   std::int64_t blocks_;
   bool greedy_;
-  T temperature_, max_ = 0;
+  double temperature_;
+  T inverse_temperature_, max_ = 0;
   T bound_ = -INFINITY;  // tokens below it are dropped
   T least_weight_ = 0;   // tokens that weigh less are dropped
   const T *z_ = nullptr, *last_ = nullptr;

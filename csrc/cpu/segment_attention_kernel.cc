@@ -275,15 +275,7 @@ class BlockAttention {
   void run_tile(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t first,
                 std::int64_t last, bool masked) {
     const S *key[kTile], *value[kTile];
-    for (int t = 0; t < n; ++t) {
-      const std::int64_t slot = s.page_offset + token + t;
-      const std::int64_t page = task_.pages[s.first_page + slot / task_.page_size];
-      const std::int64_t at =
-          ((page * task_.kv_heads + block_.kv_head) * task_.page_size + slot % task_.page_size) *
-          dim_;
-      key[t] = static_cast<const S*>(task_.k_cache) + at;
-      value[t] = static_cast<const S*>(task_.v_cache) + at;
-    }
+    place_tokens(s.first_page, s.page_offset + token, n, key, value);
     const std::int64_t m0 = (first - block_.row_first) * group_, count = (last - first) * group_;
     T* score = scratch_.score + m0 * kTile;
     pack_keys<S>(key, n, dim_, scratch_.k);
@@ -304,6 +296,21 @@ class BlockAttention {
                                                scratch_.rescale + m0 + m,
                                                scratch_.acc + (m0 + m) * wide_);
     });
+  }
+
+  // Addresses of the keys and values of n tokens, from a slot of a segment on; page by page, since
+  // a division per token would cost as much as its scores.
+  void place_tokens(std::int64_t first_page, std::int64_t slot, int n, const S** key,
+                    const S** value) const {
+    std::int64_t index = first_page + slot / task_.page_size, within = slot % task_.page_size;
+    for (int t = 0; t < n; ++index, within = 0) {
+      const std::int64_t page = task_.pages[index] * task_.kv_heads + block_.kv_head;
+      std::int64_t at = (page * task_.page_size + within) * dim_;
+      for (; within < task_.page_size && t < n; ++within, ++t, at += dim_) {
+        key[t] = static_cast<const S*>(task_.k_cache) + at;
+        value[t] = static_cast<const S*>(task_.v_cache) + at;
+      }
+    }
   }
 
   void cap(T* score, std::int64_t count, int n) const {

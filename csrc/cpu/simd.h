@@ -142,6 +142,47 @@ FASTSI_INLINE T max_of(Vec<T> v) {
   return fold<T>(v, [](T a, T b) { return a > b ? a : b; });
 }
 
+// One bit per lane, lane 0 lowest, set where the mask is.
+FASTSI_INLINE unsigned bits_of(vi32 mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+  return static_cast<unsigned>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+#else
+  unsigned bits = 0;
+  for (int i = 0; i < kLanes<float>; ++i) bits |= mask[i] ? 1u << i : 0u;
+  return bits;
+#endif
+}
+FASTSI_INLINE unsigned bits_of(vi64 mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+  return static_cast<unsigned>(_mm256_movemask_pd(reinterpret_cast<__m256d>(mask)));
+#else
+  unsigned bits = 0;
+  for (int i = 0; i < kLanes<double>; ++i) bits |= mask[i] ? 1u << i : 0u;
+  return bits;
+#endif
+}
+
+// Adds the lanes of x to float64 sums; which sum a lane goes to depends on the width alone.
+FASTSI_INLINE vd add_to(vd sum, vd x) { return sum + x; }
+FASTSI_INLINE vd add_to(vd sum, vf x) {
+#if defined(__AVX512F__)
+  const vd low = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
+  return sum + (low + _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
+#elif defined(__AVX2__)
+  const vd low = _mm256_cvtps_pd(_mm256_castps256_ps128(x));
+  return sum + (low + _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
+#else
+  for (int i = 0; i < kLanes<double>; ++i) {
+    sum[i] += static_cast<double>(x[i]) + static_cast<double>(x[i + kLanes<double>]);
+  }
+  return sum;
+#endif
+}
+
 // --- storage types -----------------------------------------------------------------------------
 
 FASTSI_INLINE float to_arith(float x) { return x; }

@@ -63,4 +63,4 @@ def uniform(key: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     zero = torch.zeros_like(position)
     counter = (position & _LOW, position >> 32 & _LOW, zero, zero)
     x0, x1, _, _ = philox(counter, (key & _LOW, key >> 32 & _LOW))
-    return ((x0 >> 5) * 2.0**26 + (x1 >> 6)).double() / 2.0**53
+    return ((x0 >> 5 << 26) + (x1 >> 6)).double() / 2.0**53

@@ -1,0 +1,134 @@
+"""merge_states: every backend against the fp64 reference; empty states, strides, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastsi.ops import merge_states
+from tests.ops.support import assert_as_good_as_torch, runners, running, torch_threads
+
+RUNNERS = runners("merge_states")
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def states(
+    n: int, rows: int, heads: int, dim: int, dtype: torch.dtype, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random partial results, some of them empty."""
+    generator = torch.Generator().manual_seed(seed)
+    outs = torch.randn(n, rows, heads, dim, generator=generator, dtype=torch.float64)
+    lses = torch.randn(n, rows, heads, generator=generator, dtype=torch.float64) * 5
+    empty = torch.rand(n, rows, heads, generator=generator) < 0.2
+    lses[empty] = -torch.inf
+    outs[empty] = 0
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    return outs.to(dtype), lses.to(sums)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 1, 1), (2, 5, 3, 64), (3, 7, 2, 33), (5, 4, 1, 128), (2, 3, 4, 129), (9, 2, 2, 257)],
+    ids=str,
+)
+def test_precision(runner: str, dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+    outs, lses = states(*shape, dtype)
+    truth, truth_lse = merge_states(outs.double(), lses.double(), backend="reference")
+    plain, plain_lse = merge_states(outs, lses, backend="reference")
+    with running(runner) as backend:
+        out, lse = merge_states(outs, lses, backend=backend)
+    assert_as_good_as_torch(out, plain, truth)
+    assert_as_good_as_torch(lse, plain_lse, truth_lse)
+
+
+def test_reference_is_a_weighted_mean() -> None:
+    outs, lses = states(4, 3, 2, 5, torch.float64, seed=1)
+    lses[0] = 0.3  # no row is empty throughout
+    weight = torch.softmax(lses, dim=0)
+    out, lse = merge_states(outs, lses, backend="reference")
+    torch.testing.assert_close(out, (weight[..., None] * outs).sum(0), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(lse.exp(), lses.exp().sum(0), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_empty_states(runner: str, dtype: torch.dtype) -> None:
+    """Empty with empty is empty; empty with something is that something, bit for bit."""
+    outs, lses = states(2, 3, 2, 20, dtype)
+    lses[:, 0], outs[:, 0] = -torch.inf, 0
+    lses[1, 1:], outs[1, 1:] = -torch.inf, 0
+    lses[0, 1:] = 1.5
+    with running(runner) as backend:
+        out, lse = merge_states(outs, lses, backend=backend)
+    assert torch.equal(out[0], torch.zeros_like(out[0]))
+    assert (lse[0] == -torch.inf).all()
+    assert torch.equal(out[1:], outs[0, 1:])
+    assert torch.equal(lse[1:], lses[0, 1:])
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_strided_input(runner: str) -> None:
+    outs, lses = states(3, 4, 2, 24, torch.float64, seed=2)
+    rows_first = outs.transpose(0, 1).contiguous().transpose(0, 1)
+    dims_first = outs.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    heads_first = lses.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    expected = merge_states(outs, lses, backend="reference")
+    with running(runner) as backend:
+        for layout in (rows_first, dims_first, outs[:, :, :, :]):
+            got = merge_states(layout, heads_first, backend=backend)
+            torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_grouping_does_not_matter(runner: str, data: st.DataObject) -> None:
+    """Merging all at once equals merging any first part, then the rest."""
+    n = data.draw(st.integers(2, 6))
+    outs, lses = states(
+        n,
+        data.draw(st.integers(1, 6)),
+        2,
+        data.draw(st.integers(1, 40)),
+        torch.float64,
+        seed=data.draw(st.integers(0, 2**32)),
+    )
+    cut = data.draw(st.integers(1, n - 1))
+    with running(runner) as backend:
+        whole = merge_states(outs, lses, backend=backend)
+        first = merge_states(outs[:cut], lses[:cut], backend=backend)
+        rest = merge_states(outs[cut:], lses[cut:], backend=backend)
+        pairs = (torch.stack(pair) for pair in zip(first, rest, strict=True))
+        nested = merge_states(*pairs, backend=backend)
+    torch.testing.assert_close(nested, whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("runner", [name for name in RUNNERS if name.startswith("cpu")])
+def test_bits_depend_on_the_row_alone(runner: str) -> None:
+    outs, lses = states(3, 40, 4, 48, torch.float32, seed=3)
+    with running(runner) as backend:
+        whole = merge_states(outs, lses, backend=backend)
+        with torch_threads(3):
+            again = merge_states(outs, lses, backend=backend)
+        few = merge_states(outs[:, 7:9], lses[:, 7:9], backend=backend)
+    for tensor, same, part in zip(whole, again, few, strict=True):
+        assert torch.equal(tensor, same)
+        assert torch.equal(tensor[7:9], part)
+
+
+def test_bad_arguments_are_refused() -> None:
+    outs, lses = states(2, 3, 2, 8, torch.float32)
+    for arguments, message in [
+        ((outs[0], lses), "outs: shape"),
+        ((outs[:0], lses[:0]), "no partial"),
+        ((outs, lses[:1]), "lses: shape"),
+        ((outs, lses.double()), "lses: dtype is torch.float64"),
+        ((outs.bfloat16(), lses.bfloat16()), "lses: dtype is torch.bfloat16"),
+        ((outs.int(), lses), "outs: dtype is torch.int32"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            merge_states(*arguments)
