@@ -104,7 +104,7 @@ class SamplingParams:
         _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "an integer >= -1")
         longest = self.max_tokens
         _require(
-            longest is None or _is_int(longest) and longest >= 1, "max_tokens", longest, ">= 1"
+            longest is None or (_is_int(longest) and longest >= 1), "max_tokens", longest, ">= 1"
         )
         least = self.min_tokens
         _require(_is_int(least) and least >= 0, "min_tokens", least, "an integer >= 0")
@@ -112,9 +112,11 @@ class SamplingParams:
             raise ConfigError(f"min_tokens={least}: must be at most max_tokens={longest}")
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
-            _require(value is None or _is_int(value) and value >= 0, name, value, "None or >= 0")
+            _require(value is None or (_is_int(value) and value >= 0), name, value, "None or >= 0")
         seed = self.seed
-        _require(seed is None or _is_int(seed) and abs(seed) < 2**63, "seed", seed, "a 64-bit int")
+        _require(
+            seed is None or (_is_int(seed) and abs(seed) < 2**63), "seed", seed, "a 64-bit int"
+        )
 
     def _check_numbers(self) -> None:
         def finite(name: str, low: float, high: float, rule: str, open_low: bool = False) -> None:
