@@ -15,7 +15,7 @@ attention does; fastsi-no-sharing prefills and keeps every path's prompt; fastsi
 no engine but a ceiling: the same engine with attention left out.
 
 Example:
-    python benchmarks/engine/bench_sample_paths.py --model bundled --paths 32 --questions 4
+    python benchmarks/engine/bench_sample_paths.py --model builtin --paths 32 --questions 4
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from _floor import PathsWorkload, decode_floor, describe
 from _harness import Result, add_arguments, machine_rates, measure, report, start
 from transformers import PreTrainedModel
 
-import fastsi
 from fastsi import SamplingParams, ops
+from fastsi.api import BUILTIN, builtin_model
 from fastsi.engine import LLM
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -71,10 +71,10 @@ def parser() -> argparse.ArgumentParser:
     add = work.add_argument
     add(
         "--model",
-        default="bundled",
+        default="builtin",
         metavar="MODEL",
-        help="folder, hub id, .gguf file, 'bundled' (the package's own base model) or 'tiny' "
-        "(random weights; needs no file) (default: bundled)",
+        help="folder, hub id, .gguf file, 'builtin' (the bundled base model) or 'tiny' "
+        "(random weights; needs no file) (default: builtin)",
     )
     add("--dtype", choices=sorted(DTYPES), default="float32", help="default: float32")
     add(
@@ -153,7 +153,7 @@ def load_model(name: str, dtype: torch.dtype, seed: int) -> PreTrainedModel:
         )
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     else:
-        path = Path(fastsi.__file__).parent / "assets" / "base" if name == "bundled" else Path(name)
+        path = builtin_model() if name == BUILTIN else Path(name)
         where: dict[str, Any] = {"pretrained_model_name_or_path": name}
         if path.suffix == ".gguf":
             where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
