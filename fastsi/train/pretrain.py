@@ -40,7 +40,7 @@ class PretrainConfig:
 
     seed: int = 0
     """Seed of the stories, the documents' form and the initial weights."""
-    steps: int = 2000
+    steps: int = 1500
     """Optimizer steps."""
     batch_rows: int = 32
     """Packed rows per step."""
