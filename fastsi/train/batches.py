@@ -102,8 +102,8 @@ def micro_batches(
         if shared < SHORTEST_SHARED:
             apart += group
         else:
-            batches += [_pad(cut, shared) for cut in _cut(group, max_tokens, shared)]
-    return batches + [_pad(cut, 0) for cut in _cut(apart, max_tokens, 0)]
+            batches += [pad(cut, shared) for cut in _cut(group, max_tokens, shared)]
+    return batches + [pad(cut, 0) for cut in _cut(apart, max_tokens, 0)]
 
 
 def common_prefix(sequences: Sequence[Encoded]) -> int:
@@ -136,7 +136,8 @@ def _cut(sequences: list[Encoded], max_tokens: int, shared: int) -> Iterator[lis
         yield batch
 
 
-def _pad(sequences: list[Encoded], shared: int) -> MicroBatch:
+def pad(sequences: Sequence[Encoded], shared: int) -> MicroBatch:
+    """One forward pass of these sequences, which have their first ``shared`` tokens in common."""
     width = max(len(sequence.ids) for sequence in sequences) - shared
     ids = torch.zeros(len(sequences), width, dtype=torch.int64)
     mask = torch.zeros_like(ids)
