@@ -101,7 +101,8 @@ def test_readme_example_runs_from_an_empty_directory(tmp_path: Path) -> None:
     assert len(blocks) == 1
     assert 5 <= len(blocks[0].splitlines()) <= 20
     output = run([sys.executable, "-W", "error::UserWarning", "-c", blocks[0]], tmp_path)
-    assert "share" in output
+    assert re.search(r"^num:-?\d+ share (0\.\d|1\.0)", output, re.M), output
+    assert re.search(r"^[1-9]\d* prompt tokens not computed again", output, re.M), output
     assert list(tmp_path.iterdir()) == []
 
 
