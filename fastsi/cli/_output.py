@@ -30,6 +30,9 @@ class Output:
             console = Console(file=self._stdout)
             if not console.is_terminal:
                 console.width = 120  # a file or a pipe has no width to fit
+            # Rich folds a table's own title to the width of its columns.
+            console.print(table.title or "", style="bold", markup=False, highlight=False)
+            table.title = None
             console.print(table)
             console.print()
 

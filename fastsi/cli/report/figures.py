@@ -138,7 +138,7 @@ def loss_curve(losses: Mapping[str, Sequence[float]]) -> str:
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(losses) > 1:
-            _legend(axes, "upper right")
+            _legend(axes, "lower left")  # losses do not reach zero
         return _svg(figure)
 
 
