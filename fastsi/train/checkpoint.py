@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
+import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,13 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     Raises:
         ArtifactError: the file cannot be written.
     """
-    with atomic_write(path) as temporary, _disk_errors():
-        torch.save(state, temporary)
+    with atomic_write(path) as temporary, _Disk(io.FileIO(temporary, "w")) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError:
+            if file.error is None:
+                raise
+            raise file.error from None
 
 
 def load_state(path: Path, identity: str) -> dict[str, Any] | None:
@@ -135,12 +141,27 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk_errors() -> Iterator[None]:
-    """safetensors and torch report a full disk as errors of their own; make it an OSError again."""
+    """Make an OSError again of what libraries in Rust report in words, such as a full disk.
+
+    safetensors raises its own error, tokenizers a plain Exception; both quote "(os error 28)".
+    """
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
-        text = str(error)
-        full = "os error 28" in text or "No space left" in text or "file write failed" in text
-        if not full:
+    except Exception as error:
+        quoted = re.search(r"os error (\d+)", str(error))
+        if isinstance(error, OSError) or quoted is None:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise OSError(int(quoted[1]), os.strerror(int(quoted[1]))) from error
+
+
+class _Disk(io.BufferedWriter):
+    """A file that remembers why writing failed: torch.save reports only that something did."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise

@@ -55,9 +55,9 @@ class RoundReport:
     """Tokens sampled (sample) and computed (train) per second."""
 
     @property
-    def checkpoint(self) -> Path:
+    def checkpoint(self) -> str:
         """The folder with the trained model; ``from_pretrained`` and the engine load it."""
-        return Path(self.folder) / "checkpoint"
+        return str(Path(self.folder) / "checkpoint")
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically.

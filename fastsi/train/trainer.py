@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 from fastsi.errors import ConfigError, NumericalError
@@ -70,7 +71,7 @@ def fine_tune(
     """
     if not sequences:
         raise ConfigError("no training sequences")
-    with _trainable(model) as parameters, _own_random_stream(model, seed):
+    with _trainable(model) as parameters, _own_random_stream(model, seed), _own_accelerate_state():
         run = _Run(model, parameters, sequences, config, seed)
         try:
             if state_path is not None:
@@ -264,6 +265,25 @@ def _trainable(model: nn.Module) -> Iterator[list[nn.Parameter]]:
             parameter.requires_grad_(on)
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def _own_accelerate_state() -> Iterator[None]:
+    """Let a training choose precision and device, whatever accelerate was used for before.
+
+    accelerate keeps one state per process and refuses another precision; a caller's own state
+    (another trainer's, say) is put back as it was.
+    """
+    shared = [kind._shared_state for kind in (AcceleratorState, GradientState, PartialState)]
+    before = [dict(state) for state in shared]
+    try:
+        for state in shared:
+            state.clear()
+        yield
+    finally:
+        for state, saved in zip(shared, before, strict=True):
+            state.clear()
+            state.update(saved)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -10,7 +9,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from fastsi.data.manifest import (
     content_hash,
 )
 from fastsi.errors import ArtifactError
+from tests.support.small_disk import small_disk
 
 CONFIG = {"seed": 0, "sample": {"paths": 4}, "rounds": 1}
 
@@ -73,24 +72,6 @@ def test_refusals_of_the_file_system_become_one_line(tmp_path: Path, code: int) 
     assert os.strerror(code) in message
     assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kib: int) -> Iterator[Path]:
-    """A tmpfs of so many KiB; skips where mounting is not permitted."""
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a small tmpfs: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_leaves_the_run_as_it_was(tmp_path: Path) -> None:

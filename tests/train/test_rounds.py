@@ -19,6 +19,7 @@ from fastsi.train import ImproveConfig, RoundReport, run_rounds
 from fastsi.train.checkpoint import fingerprint
 from fastsi.types import Question
 from fastsi.vote import answer_key, majority
+from tests.support.small_disk import resize, small_disk
 from tests.support.standin import ScriptedSampler, questions
 from tests.support.tiny_models import BYTE_VOCAB, byte_tokenizer, make_model
 
@@ -235,6 +236,33 @@ def test_a_folder_of_another_run_is_refused_untouched(
         run_rounds(llm, config(**changes), questions(asked), run, progress=False)
     assert llm.calls == []
     assert content_hash(run) == before
+
+
+def test_a_full_disk_stops_a_run_in_one_line_and_it_goes_on_when_there_is_room(
+    tmp_path: Path, reference: Path
+) -> None:
+    """Room for the tables, then for one training state (weights and two moments), then for two."""
+    weights = (reference / "round-1/checkpoint/model.safetensors").stat().st_size // 1024
+    tables = 64
+    rooms = (
+        (tables + weights, "train.parquet"),
+        (tables + 4 * weights, ".training-state"),
+        (tables + 8 * weights, None),
+    )
+    with small_disk(tmp_path / "disk", tables) as disk:
+        run = disk / "run"
+        for room, finished in rooms:
+            resize(disk, room)
+            if finished is None:
+                run_rounds(sampler(), config(), questions(10), run, progress=False)
+                break
+            with pytest.raises(ArtifactError, match="No space left on device") as caught:
+                run_rounds(sampler(), config(), questions(10), run, progress=False)
+            assert "\n" not in str(caught.value)
+            assert (run / "round-1" / finished).exists()
+            assert not (run / "round-1/checkpoint").exists()
+            assert not any(run.rglob("*.partial"))
+        assert_same_run(run, reference)
 
 
 def test_how_often_to_save_may_change(tmp_path: Path, reference: Path) -> None:

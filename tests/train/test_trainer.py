@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from fastsi.errors import ArtifactError, ConfigError, NumericalError
@@ -163,6 +164,21 @@ def test_a_model_without_gradients_is_trained_whole_and_given_back_so() -> None:
     assert not torch.equal(weights(model), before)
     assert not any(p.requires_grad for p in model.parameters())
     assert "forward" not in vars(model), "accelerate's wrapper is still on the module"
+
+
+def test_another_precision_and_a_callers_accelerator_do_not_disturb() -> None:
+    caller = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=3, cpu=True)
+    plain = dataclasses.replace(QUICK, mixed_precision="no")
+    reference, log = trained(plain, dtype=torch.float32)
+    assert caller.mixed_precision == "bf16"
+    assert caller.gradient_state.num_steps == 3
+    rounded = dataclasses.replace(QUICK, mixed_precision="bf16")
+    mixed, mixed_log = trained(rounded, dtype=torch.float32)
+    assert mixed_log.losses != log.losses
+    assert mixed_log.losses == pytest.approx(log.losses, rel=0.05)
+    again, _ = trained(plain, dtype=torch.float32)
+    assert torch.equal(again, reference)
+    assert not torch.equal(mixed, reference)
 
 
 def test_small_updates_of_bfloat16_weights_add_up() -> None:
