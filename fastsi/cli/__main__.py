@@ -35,7 +35,7 @@ for _module in (_demo, _sample, _vote, _improve, _eval, _report, _env):
 
 
 @app.callback()
-def _options(
+def _global_options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):  # what the option parser raises has it
             raise
-        return _fail(_usage(error, words))
+        # Without any words the parser has printed the help, and has nothing to say.
+        return _fail(_usage(error, words)) if error.format_message() else 2
     if code == _INTERRUPTED:
         _fail("interrupted; run the same command again to go on")
         return _INTERRUPTED
