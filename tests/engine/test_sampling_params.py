@@ -188,6 +188,7 @@ def test_a_folder_is_loaded_and_new_weights_are_seen(tmp_path: Path) -> None:
         llm.load_weights([("model.embed_token.weight", torch.zeros(1))])
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_lora_adapters_are_sampled_and_switched() -> None:
     peft = pytest.importorskip("peft")
     base = make_model("llama", 8, vocab_size=BYTE_VOCAB)
