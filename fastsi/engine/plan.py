@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,6 +75,28 @@ class Step:
     """For each chunk, its rows of the logits."""
 
 
+class NodeTable:
+    """The locked nodes of the prefix tree as arrays, made anew only when locks change."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = nodes
+        """In depth-first order."""
+
+        def column(values: Iterable[int]) -> Int:
+            return np.fromiter(values, dtype=np.int64, count=len(nodes))
+
+        self.tin, self.tout = column(n.tin for n in nodes), column(n.tout for n in nodes)
+        self.start = column(n.start for n in nodes)
+        self.offset = column(n.page_offset for n in nodes)
+        self.num_pages = column(len(n.pages) for n in nodes)
+        self.first_page = np.cumsum(self.num_pages) - self.num_pages
+        self.pages = np.asarray([page for n in nodes for page in n.pages], dtype=np.int32)
+
+    def filled(self) -> Int:
+        """Tokens of each node in the cache now."""
+        return np.fromiter((n.filled for n in self.nodes), dtype=np.int64, count=len(self.nodes))
+
+
 @dataclass(slots=True)
 class _Spans:
     """Segments under construction."""
@@ -84,14 +106,17 @@ class _Spans:
     columns: list[Int] = field(default_factory=list)
     """[6, segments]: offset, kv_len, kv_start, row_begin, row_end, causal."""
 
-    def add(self, pages: npt.NDArray[np.int32], num_pages: Int, *columns: npt.ArrayLike) -> None:
+    def add(self, pages: npt.NDArray[np.int32], num_pages: Int, *columns: Int | int) -> None:
         """Add as many segments as ``num_pages`` has entries; a column may be one number."""
+        block = np.empty((len(columns), len(num_pages)), dtype=np.int64)
+        for row, values in enumerate(columns):
+            block[row] = values
         self.pages.append(pages)
         self.num_pages.append(num_pages)
-        self.columns.append(np.stack(np.broadcast_arrays(num_pages, *columns))[1:])
+        self.columns.append(block)
 
     def finish(self, row_pos: Int, device: torch.device) -> SegmentPlan:
-        counts = np.concatenate(self.num_pages) if self.num_pages else np.empty(0, np.int64)
+        counts = np.concatenate(self.num_pages)
         columns = np.concatenate(self.columns, axis=1)
 
         def tensor(values: npt.NDArray[np.integer]) -> torch.Tensor:
@@ -114,7 +139,7 @@ class _Spans:
 def build_step(
     table: RowTable,
     chunks: list[Chunk],
-    nodes: Sequence[Node],
+    nodes: NodeTable,
     *,
     page_size: int,
     sharing: Sharing,
@@ -125,7 +150,7 @@ def build_step(
     Args:
         table: its active slots decode one row each.
         chunks: prefill work of the step.
-        nodes: locked nodes in depth-first order; those without rows are left out.
+        nodes: locked nodes; those without rows are left out.
         page_size: tokens per page.
         sharing: ``tree`` makes one segment per node, else every row gets segments of its own.
         device: of the model.
@@ -186,26 +211,33 @@ def _row_order(table: RowTable, slots: Int, chunks: list[Chunk], sizes: Int) -> 
 
 
 def _node_segments(
-    spans: _Spans, nodes: Sequence[Node], chunks: list[Chunk], tin: Int, sharing: Sharing
+    spans: _Spans, nodes: NodeTable, chunks: list[Chunk], tin: Int, sharing: Sharing
 ) -> None:
-    """One segment per node over the rows below it, topmost first."""
+    """Topmost first: a segment per node over the rows below it, or one per node and row."""
     filling = {id(c.node): len(c.tokens) for c in chunks if c.node is not None}
-    begins = np.searchsorted(tin, [node.tin for node in nodes], side="left")
-    ends = np.searchsorted(tin, [node.tout for node in nodes], side="right")
-    for node, begin, end in zip(nodes, begins, ends, strict=True):
-        if begin == end:
-            continue
-        fresh = filling.get(id(node), 0)
-        kv_len = node.filled + fresh
-        pages = np.asarray(node.pages, dtype=np.int32)
-        columns = (node.page_offset, kv_len, node.start)
-        if sharing == "tree":
-            count = np.asarray([len(pages)])
-            spans.add(pages, count, *columns, begin, end, int(fresh > 0))
-            continue
-        each = np.arange(begin, end)
-        count = np.full(len(each), len(pages))
-        spans.add(np.tile(pages, len(each)), count, *columns, each, each + 1, int(fresh > 0))
+    fresh = np.asarray([filling.get(id(node), 0) for node in nodes.nodes] if filling else 0)
+    kv_len = nodes.filled() + fresh
+    causal = np.broadcast_to(fresh > 0, kv_len.shape).astype(np.int64)
+    begin = np.searchsorted(tin, nodes.tin, side="left")
+    end = np.searchsorted(tin, nodes.tout, side="right")
+    copies = np.minimum(end - begin, 1) if sharing == "tree" else end - begin
+
+    def spread(column: Int) -> Int:
+        return np.repeat(column, copies)
+
+    num_pages = spread(nodes.num_pages)
+    number = _ramp(copies)  # 0, 1, ... over the copies of a node
+    first, last = spread(begin) + number, spread(end)
+    if sharing != "tree":
+        last = first + 1
+    pages = nodes.pages[np.repeat(spread(nodes.first_page), num_pages) + _ramp(num_pages)]
+    columns = (spread(nodes.offset), spread(kv_len), spread(nodes.start))
+    spans.add(pages, num_pages, *columns, first, last, spread(causal))
+
+
+def _ramp(lengths: Int) -> Int:
+    """0, 1, ..., n - 1 for each n of ``lengths``, one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _path_segments(spans: _Spans, chunks: list[Chunk], first_rows: Int, page_size: int) -> None:

@@ -17,8 +17,8 @@ import torch
 
 from fastsi.engine.config import EngineConfig
 from fastsi.engine.kv_pool import KVPool
-from fastsi.engine.plan import Chunk, Step, build_step
-from fastsi.engine.prefix_tree import Node, PrefixTree
+from fastsi.engine.plan import Chunk, NodeTable, Step, build_step
+from fastsi.engine.prefix_tree import PrefixTree
 from fastsi.engine.requests import Group, PathState
 from fastsi.engine.rows import Int, RowTable
 from fastsi.engine.stats import EngineStats
@@ -44,8 +44,8 @@ class Scheduler:
         self.table = RowTable(config.max_batch_rows)
         self._waiting: deque[Group] = deque()
         self._admitted: list[Group] = []
-        self._nodes: list[Node] | None = None
-        """Locked nodes in order; None when locks have changed."""
+        self._nodes: NodeTable | None = None
+        """Locked nodes; None when locks have changed."""
 
     @property
     def has_work(self) -> bool:
@@ -96,7 +96,7 @@ class Scheduler:
                 f"{self._pool.num_free} free pages of {self._pool.num_pages}"
             )
         if self._nodes is None:
-            self._nodes = self._tree.locked_nodes()
+            self._nodes = NodeTable(self._tree.locked_nodes())
         return build_step(
             self.table,
             chunks,
