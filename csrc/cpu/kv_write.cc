@@ -47,6 +47,7 @@ void kv_write(const TensorView& k, const TensorView& v, const TensorView& k_cach
       std::memcpy(target, source, static_cast<std::size_t>(dim * bytes));
     }
   };
+  if (static_cast<double>(2 * k.numel()) < kSerialElements) threads = 1;
   parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, threads, [&](std::int64_t task) {
     const std::int64_t last = std::min(rows, (task + 1) * kRowsPerTask);
     for (std::int64_t r = task * kRowsPerTask; r < last; ++r) {

@@ -30,6 +30,7 @@ void merge_states(const TensorView& outs, const TensorView& lses, const TensorVi
     task.outs_stride[i] = outs.stride[i];
     task.lses_stride[i] = lses.stride[i];
   }
+  if (static_cast<double>(outs.numel()) < kSerialElements) threads = 1;
   const Kernels& kernel = kernels();
   parallel_for(outs.shape[1], threads, [&](std::int64_t row) { kernel.merge(task, row); });
 }

@@ -91,6 +91,7 @@ void sample_tokens(const TensorView& logits, const SampleParams& params,
   const AdjustFields change = adjust ? check_adjust(*adjust, rows, vocab) : AdjustFields{};
   check_result(result, rows, logits.dtype == DType::f64 ? DType::f64 : DType::f32);
 
+  if (static_cast<double>(rows) * static_cast<double>(vocab) < kSerialElements) threads = 1;
   const Kernels& kernel = kernels();
   parallel_for(rows, threads, [&](std::int64_t r) {
     const std::int64_t source = field.row_index ? field.row_index[r] : r;

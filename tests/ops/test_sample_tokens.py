@@ -62,9 +62,9 @@ def kept_tokens(z: list[float], t: float, top_k: int, top_p: float, min_p: float
 
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
-@pytest.mark.parametrize("vocab", [1, 63, 64, 65, 300])
+@pytest.mark.parametrize("vocab", [1, 64, 65, 300])
 def test_against_plain_python(runner: str, options: dict[str, Any], vocab: int) -> None:
-    rows = 12
+    rows = 6
     z = random_logits(rows, vocab, seed=vocab)
     z[:, ::3] = z[:, ::3].round()  # ties
     params = SampleParams.build(key=range(rows), position=5, **options)
@@ -109,7 +109,7 @@ def test_against_plain_python(runner: str, options: dict[str, Any], vocab: int) 
 )
 def test_precision(runner: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
     """Log-probs are as exact as torch's; a token differs only if its uniform lies on an edge."""
-    rows, vocab = 300, 5000
+    rows, vocab = 100, 3000
     z = random_logits(rows, vocab, seed=1).to(dtype)
     params = SampleParams.build(key=range(rows), position=2, **options)
     truth = sample_tokens(z.double(), params, backend="reference")
@@ -188,7 +188,7 @@ def f32(value: float) -> float:
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_penalties_and_bias(runner: str, data: st.DataObject) -> None:
     rows, vocab = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 150))

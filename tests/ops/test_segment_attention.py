@@ -353,25 +353,24 @@ def test_bad_plans_are_refused(runner: str) -> None:
         "causal": [False],
         "row_pos": [7, 7],
     }
-    faults = {
-        "kv_len": ({"kv_len": [8]}, "kv_len"),
-        "negative kv_len": ({"kv_len": [-1]}, "kv_len"),
-        "page beyond the cache": ({"pages": [[0, 2]]}, "holds page 2, k_cache has 2"),
-        "negative page": ({"pages": [[0, -1]]}, "page_ids"),
-        "offset": ({"page_offset": [4]}, "page_offset"),
-        "rows": ({"rows": [(0, 3)]}, "rows 0..3"),
-        "reversed rows": ({"rows": [(2, 1)]}, "rows 2..1"),
-    }
+    faults = [
+        ({"kv_len": [8]}, "kv_len"),
+        ({"kv_len": [-1]}, "kv_len"),
+        ({"pages": [[0, 2]]}, "holds page 2, k_cache has 2"),
+        ({"pages": [[0, -1]]}, "page_ids"),
+        ({"page_offset": [4]}, "page_offset"),
+        ({"rows": [(0, 3)]}, "rows 0..3"),
+        ({"rows": [(2, 1)]}, "rows 2..1"),
+    ]
     tensors = qkv(
         SegmentPlan.from_lists(**good), heads=(2, 1), head_dim=8, page_size=4, pages=2, seed=0
     )
     with running(runner) as backend:
         segment_attention(*tensors, SegmentPlan.from_lists(**good), backend=backend)
-        for name, (change, message) in faults.items():
+        for change, message in faults:
             plan = SegmentPlan.from_lists(**{**good, **change})
             with pytest.raises(ValueError, match=message):
                 segment_attention(*tensors, plan, backend=backend)
-                pytest.fail(name)
 
 
 def test_bad_arguments_are_refused() -> None:
@@ -391,5 +390,5 @@ def test_bad_arguments_are_refused() -> None:
     for tensors, options, message in wrong:
         with pytest.raises(ValueError, match=message):
             segment_attention(*tensors, plan, **options)
-    with pytest.raises(ValueError, match="plan.page_indptr: is torch.int64"):
+    with pytest.raises(ValueError, match=r"plan\.page_indptr: is torch\.int64"):
         SegmentPlan(**{n: getattr(plan, n).long() for n in plan.__slots__ if n[0] != "_"})

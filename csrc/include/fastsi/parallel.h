@@ -7,6 +7,9 @@
 
 namespace fastsi {
 
+// Elements to touch below which a loop stays on one thread: waking the others takes as long.
+inline constexpr double kSerialElements = 32768;
+
 using LoopBody = void (*)(void* context, std::int64_t index);
 
 // Calls body(context, i) for every i in [0, count), on up to `threads` threads, in any order.

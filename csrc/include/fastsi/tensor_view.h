@@ -42,6 +42,7 @@ struct TensorView {
   }
 
   bool is_contiguous() const {
+    if (numel() == 0) return true;
     std::int64_t expected = 1;
     for (int i = dims - 1; i >= 0; --i) {
       if (shape[i] != 1 && stride[i] != expected) return false;
@@ -72,7 +73,7 @@ inline void require_contiguous(const char* name, const TensorView& view) {
 // Rows of the last dimension are read with vector loads.
 inline void require_dense_last(const char* name, const TensorView& view) {
   const int last = view.dims - 1;
-  FASTSI_CHECK(view.shape[last] <= 1 || view.stride[last] == 1, name,
+  FASTSI_CHECK(view.numel() == 0 || view.shape[last] == 1 || view.stride[last] == 1, name,
                ": the last dimension must be contiguous, its stride is ", view.stride[last]);
 }
 

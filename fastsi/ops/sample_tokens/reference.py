@@ -44,11 +44,12 @@ def adjusted(z: torch.Tensor, adjust: LogitAdjust | None) -> torch.Tensor:
     row = torch.repeat_interleave(adjust.indptr.diff())
     at = (row, adjust.token_ids.long())
     value = z[at] + adjust.bias
-    factor = adjust.repetition[row].to(z.dtype)
+    per_row = (adjust.repetition, adjust.frequency, adjust.presence)
+    factor, frequency, presence = (field[row].to(z.dtype) for field in per_row)
     seen = (adjust.count > 0) | (adjust.in_prompt != 0)
     repeated = torch.where(value > 0, value / factor, value * factor)
-    value = torch.where(seen, repeated, value) - adjust.frequency[row] * adjust.count
-    return z.index_put(at, value - adjust.presence[row] * (adjust.count > 0))
+    value = torch.where(seen, repeated, value) - frequency * adjust.count
+    return z.index_put(at, value - presence * (adjust.count > 0))
 
 
 def truncated(z: torch.Tensor, weight: torch.Tensor, params: SampleParams) -> torch.Tensor:

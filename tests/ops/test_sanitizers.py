@@ -1,0 +1,72 @@
+"""The C++ core under the address and undefined-behaviour sanitizers, without Python."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SANITIZE = "-g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+
+def sanitizers_work(folder: Path) -> bool:
+    """Whether the compiler finds the sanitizers' libraries."""
+    source = folder / "probe.cc"
+    source.write_text("int main() {}\n")
+    command = ["c++", *SANITIZE.split(), str(source), "-o", str(folder / "probe")]
+    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build folder with the fuzz driver, sanitized; -O1 keeps the build short."""
+    folder = tmp_path_factory.mktemp("sanitized")
+    if not (shutil.which("cmake") and shutil.which("c++") and sanitizers_work(folder)):
+        pytest.skip("needs cmake and a C++ compiler with sanitizers")
+    options = {
+        "FASTSI_PYTHON": "OFF",
+        "FASTSI_CUDA": "OFF",
+        "FASTSI_CXX_TESTS": "ON",
+        "FASTSI_WERROR": "ON",
+        "FASTSI_KERNEL_OPTIMISATION": "-O1",
+        "CMAKE_BUILD_TYPE": "Debug",
+        "CMAKE_CXX_FLAGS": SANITIZE,
+    }
+    configure = ["cmake", "-S", str(ROOT), "-B", str(folder)]
+    configure += [f"-D{name}={value}" for name, value in options.items()]
+    make = ["cmake", "--build", str(folder), "--target", "fastsi_fuzz_ops", "--parallel", "2"]
+    for command in (configure, make):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=540)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_fuzz(build: Path, seed: int) -> None:
+    driver = [str(build / "fastsi_fuzz_ops"), str(seed), "60"]
+    done = subprocess.run(driver, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-8000:]
+    assert "portable: 60 rounds" in done.stdout
+
+
+@pytest.mark.slow
+def test_wide_kernels_share_no_code(build: Path) -> None:
+    """An inline function compiled for AVX-512 must not become the copy that older CPUs call."""
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm")
+    objects = sorted(build.glob("CMakeFiles/fastsi_kernels_*/**/*.o"))
+    wide = [path for path in objects if "kernels_portable" not in str(path)]
+    for path in wide:
+        isa = next(part for part in path.parts if part.startswith("fastsi_kernels_"))
+        space = f"fastsi::{isa.removeprefix('fastsi_kernels_').removesuffix('.dir')}::"
+        listed = subprocess.run(
+            ["nm", "-C", "--defined-only", str(path)], capture_output=True, text=True, check=True
+        )
+        code = [line.split(maxsplit=2) for line in listed.stdout.splitlines() if line]
+        visible = [name for _, kind, name in code if kind in "WTu"]
+        assert visible
+        assert [name for name in visible if not name.startswith(space)] == []
