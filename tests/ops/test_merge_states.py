@@ -71,6 +71,27 @@ def test_empty_states(runner: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_every_value_of_a_storage_type(runner: str, dtype: torch.dtype) -> None:
+    """One state merges to itself: all 65,536 patterns, subnormals included, survive the round trip;
+    two with equal weights merge to their mean, rounded to nearest even as torch rounds."""
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).reshape(256, 1, 256)
+    other = every.flatten()[torch.randperm(2**16, generator=torch.Generator().manual_seed(0))]
+    pair = torch.stack([every, other.reshape(256, 1, 256)])
+    with running(runner) as backend:
+        alone, _ = merge_states(every[None], torch.zeros(1, 256, 1), backend=backend)
+        mean, _ = merge_states(pair, torch.zeros(2, 256, 1), backend=backend)
+    number = ~every.isnan()
+    assert torch.equal(alone[number], every[number])
+    assert alone[~number].isnan().all()
+    # The sum of two halves is exact in float64, so this rounds once (via float32, exactly, too).
+    expected = ((pair[0].double() + pair[1].double()) / 2).float()
+    torch.testing.assert_close(
+        mean.float(), expected.to(dtype).float(), equal_nan=True, rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_strided_input(runner: str) -> None:
     outs, lses = states(3, 4, 2, 24, torch.float64, seed=2)
     rows_first = outs.transpose(0, 1).contiguous().transpose(0, 1)
