@@ -15,9 +15,8 @@ from fastsi.cli._output import output
 NAME = "demo"
 HELP = "Run one whole label-free round on the bundled base model and show what it gained."
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "sample": {"paths": 16, "max_tokens": 96},
+    "sample": {"paths": 16, "temperature": 1.0, "max_tokens": 96},
     "train": {"steps": 150, "learning_rate": 3e-4},
-    "evaluate": {"paths": 16},
 }
 """Settings for the bundled model, where they differ from those of `fastsi improve`."""
 
