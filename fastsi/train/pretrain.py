@@ -24,9 +24,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fastsi.data.stories import Care, Story, make_problems
+from fastsi.data.templates import Template
 from fastsi.errors import ConfigError
 
-STEP_BY_STEP = " Let's think step by step."
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 IGNORED = -100
 """Label of positions that carry no loss."""
@@ -106,8 +106,10 @@ def _problem_text(config: PretrainConfig, rng: random.Random, story: Story) -> s
         care = "at_once"
     elif draw < config.at_once + config.skipping:
         care = "skipping"
-    announced = STEP_BY_STEP if rng.random() < config.step_by_step else ""
-    return f"Q: {story.question}\nA:{announced} {story.solution(care)}"
+    prompt = Template().prompt(
+        story.question, "step_by_step" if rng.random() < config.step_by_step else "direct"
+    )
+    return f"{prompt} {story.solution(care)}"
 
 
 def train_tokenizer(texts: Sequence[str], config: PretrainConfig) -> PreTrainedTokenizerFast:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fastsi.data.stories import make_problems
+from fastsi.data.templates import STEP_BY_STEP
 from fastsi.errors import ConfigError
 from fastsi.train import pretrain as pretrain_module
 from fastsi.train.pretrain import (
     IGNORED,
-    STEP_BY_STEP,
     PretrainConfig,
     build_model,
     documents,
@@ -95,17 +95,16 @@ def test_documents_use_each_story_once_with_the_stated_shares() -> None:
     problems = [problem for page in pages for problem in page.split("\n\n")]
     assert [p.split("\nA:")[0] for p in problems] == [f"Q: {s.question}" for s in stories]
     solutions = [p.split("\nA:")[1] for p in problems]
-    announced = [text.removeprefix(STEP_BY_STEP) for text in solutions]
-    assert abs(sum(s.startswith(STEP_BY_STEP) for s in solutions) / 4000 - 0.3) < 0.04
+    cued = [text for text in solutions if text.startswith(f" {STEP_BY_STEP} ")]
+    assert abs(len(cued) / 4000 - 0.3) < 0.04
     shares = {
-        "at_once": sum("=" not in text for text in announced) / 4000,
-        "skipping": sum(text.count("=") == 1 for text in announced) / 4000,
+        "at_once": sum("=" not in text for text in solutions) / 4000,
+        "skipping": sum(text.count("=") == 1 for text in solutions) / 4000,
     }
     assert abs(shares["at_once"] - 0.5) < 0.04
     assert abs(shares["skipping"] - 0.2) < 0.04
-    # An announcement tells nothing about the care of what follows.
-    direct = [text.removeprefix(STEP_BY_STEP) for text in solutions if STEP_BY_STEP in text]
-    assert abs(sum("=" not in text for text in direct) / len(direct) - 0.5) < 0.07
+    # The cue tells nothing about the care of what follows.
+    assert abs(sum("=" not in text for text in cued) / len(cued) - 0.5) < 0.07
     several = [page for page in pages if "\n\n" in page]
     assert abs(len(several) / len(pages) - 0.1) < 0.02
     assert {page.count("Q: ") for page in several} >= {2, 3, 4}
