@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,6 +20,12 @@ if any(importlib.metadata.distributions(name="fastsi", path=_elsewhere)):
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Tests must not fail because the machine is busy.
+settings.register_profile(
+    "fastsi", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fastsi")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
