@@ -18,6 +18,7 @@ _elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROO
 if any(importlib.metadata.distributions(name="fastsi", path=_elsewhere)):
     sys.path[:] = _elsewhere
 
+os.environ["PYTHONSAFEPATH"] = "1"  # the same for the interpreters that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
