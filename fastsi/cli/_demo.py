@@ -15,8 +15,8 @@ from fastsi.cli._output import output
 NAME = "demo"
 HELP = "Run one whole label-free round on the bundled base model and show what it gained."
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "sample": {"paths": 16, "temperature": 1.0, "max_tokens": 96},
-    "train": {"steps": 150, "learning_rate": 3e-4},
+    "sample": {"paths": 32, "temperature": 1.0, "max_tokens": 96},
+    "train": {"steps": 200, "learning_rate": 3e-4},
 }
 """Settings for the bundled model, where they differ from those of `fastsi improve`."""
 
@@ -42,9 +42,9 @@ def command(
         int, typer.Option(help="Held-out problems to evaluate on.", min=1)
     ] = 500,
     paths: Annotated[
-        int | None, typer.Option(help="Paths per question to learn from.", show_default="16")
+        int | None, typer.Option(help="Paths per question to learn from.", show_default="32")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="150")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="200")] = None,
     settings: Annotated[list[str] | None, set_option(*TABLES)] = None,
     config: Annotated[Path | None, config_option(*TABLES, loose=LOOSE)] = None,
     as_json: _options.Json = False,

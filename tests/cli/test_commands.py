@@ -71,7 +71,7 @@ def test_defaults_that_help_states_are_the_real_ones() -> None:
     assert (improving.train.steps, improving.train.learning_rate) == (150, 5e-5)
     assert evaluating == EvaluateConfig()
     shown, _ = _improve.configs(_demo.DEFAULTS)
-    assert (shown.sample.paths, shown.train.steps) == (16, 150)
+    assert (shown.sample.paths, shown.train.steps) == (32, 200)
     sampled = SamplingParams.from_dict(_sample.DEFAULTS["sampling"])
     assert sampled == SamplingParams(n=32, temperature=0.7, max_tokens=256, seed=0)
 
