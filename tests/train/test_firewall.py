@@ -24,6 +24,7 @@ ROUND_UNDER_WATCH = """
 import pathlib, sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+sys.path.append(sys.argv[2])  # last: the checkout's fastsi/ must not hide the installed one
 from tests.support.standin import ScriptedSampler, questions
 from tests.support.tiny_models import BYTE_VOCAB, byte_tokenizer, make_model
 from fastsi.data.questions import read_questions, write_questions
@@ -38,13 +39,8 @@ print("\\n".join(name for name in opened if name.startswith(str(folder))))
 
 
 def output_of(code: str, *arguments: str) -> list[str]:
-    root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=root,
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
@@ -58,7 +54,8 @@ def test_no_module_of_train_or_data_brings_evaluation_with_it() -> None:
 
 def test_a_round_opens_questions_and_its_own_folder_alone(tmp_path: Path) -> None:
     (tmp_path / "gold.jsonl").write_text('{"id": "q0", "answer": "8"}\n')
-    opened = {Path(name) for name in output_of(ROUND_UNDER_WATCH, str(tmp_path))}
+    root = str(Path(__file__).resolve().parents[2])
+    opened = {Path(name) for name in output_of(ROUND_UNDER_WATCH, str(tmp_path), root)}
     assert tmp_path / "questions.jsonl" in opened
     run = tmp_path / "run"
     elsewhere = {p.name for p in opened if run not in p.parents and p not in (run, tmp_path)}
