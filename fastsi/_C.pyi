@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from types import NotImplementedType
 
 class TensorView:
     def __init__(
@@ -57,3 +58,7 @@ def sample_tokens(
     result: Sequence[TensorView],
     threads: int,
 ) -> None: ...
+def key_of_answer(text: str) -> str | NotImplementedType | None: ...
+def answer_key(
+    text: str, extractor: int, last_number: bool, run_on: Sequence[str]
+) -> str | NotImplementedType | None: ...

@@ -177,6 +177,7 @@ def include_complaints(source: str, folder: str) -> list[str]:
         "core": ("fastsi/", "core/"),
         "cpu": ("fastsi/", "core/", "cpu/"),
         "cuda": ("fastsi/", "core/", "cuda/"),
+        "vote": ("fastsi/", "core/", "vote/"),
         "bindings": ("fastsi/", "core/", "cpu/", "cuda/", "bindings/"),
         "tests": ("fastsi/", "core/", "cpu/", "cuda/"),
     }[folder]

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings.h"
 #include "fastsi/isa.h"
 #include "fastsi/ops.h"
 #include "fastsi/parallel.h"
@@ -86,4 +87,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("philox", &fastsi::philox, py::arg("counter"), py::arg("key"));
   m.def("uniform", &fastsi::uniform, py::arg("key"), py::arg("position"));
   bind_ops(m);
+  fastsi::bind_vote(m);
 }
