@@ -33,8 +33,11 @@ Two fields with a colon are a time of day if they can be one (``3:30``), else a 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
+from fastsi._ext import load
 from fastsi.vote import compound
 from fastsi.vote.clean import MAX_SPAN, UNIT, clean
 from fastsi.vote.number import number_body, number_prefix, read_number, words_prefix
@@ -49,13 +52,25 @@ _LONG_INTEGER = re.compile(r"\s*\$?([+-]?)\$?([0-9]++|[0-9]{1,3}(?:,[0-9]{3})++)
 _LONG = 1000
 _ROUNDS = 6
 
+_core, _ = load("_C")
+# Returns NotImplemented for what it leaves to the reference.
+_twin: Callable[[str], Any] | None = None if _core is None else _core.key_of_answer
+
 
 def key_of_answer(text: str) -> str | None:
     """Canonical key of a bare answer such as ``1,234``, ``(B)`` or ``\\frac12``.
 
+    The C++ twin answers where it can; `reference_key_of_answer` is the definition.
+
     Returns:
         The key, or None where nothing but blanks and punctuation is left.
     """
+    key = NotImplemented if _twin is None else _twin(text)
+    return reference_key_of_answer(text) if key is NotImplemented else key
+
+
+def reference_key_of_answer(text: str) -> str | None:
+    """What `key_of_answer` returns, in Python alone."""
     if len(text) <= _FAST_LENGTH:
         match = _FAST.fullmatch(text)
         if match is not None:
