@@ -271,12 +271,16 @@ FASTSI_HOST_DEVICE inline bool read_boolean(Span s, DeviceKey* key) {
 
 // \text{B}, \textbf{(B)}, \text{yes}: a wrapper that holds no other.
 FASTSI_HOST_DEVICE inline bool unwrap(Span* s) {
-  if (s->empty() || s->end[-1] != '}') return false;
-  if (!s->take("\\text{", 6) && !s->take("\\textbf{", 8) && !s->take("\\mathrm{", 8)) return false;
-  --s->end;
-  for (const char* c = s->at; c < s->end; ++c) {
+  Span inner = *s;
+  if (inner.empty() || inner.end[-1] != '}') return false;
+  if (!inner.take("\\text{", 6) && !inner.take("\\textbf{", 8) && !inner.take("\\mathrm{", 8)) {
+    return false;
+  }
+  --inner.end;
+  for (const char* c = inner.at; c < inner.end; ++c) {
     if (*c == '{' || *c == '}' || *c == '\\') return false;
   }
+  *s = inner;
   return true;
 }
 
