@@ -17,6 +17,7 @@ class SegmentPlan:
         row_begin: TensorView,
         row_end: TensorView,
         causal: TensorView,
+        per_path: TensorView,
         row_pos: TensorView,
         page_size: int,
     ) -> None: ...

@@ -40,7 +40,7 @@ void bind_ops(py::module_& m) {
   using fastsi::SegmentPlan;
   using V = const TensorView&;
   py::class_<SegmentPlan>(m, "SegmentPlan")
-      .def(py::init<V, V, V, V, V, V, V, V, V, std::int64_t>());
+      .def(py::init<V, V, V, V, V, V, V, V, V, V, std::int64_t>());
   m.def(
       "segment_attention",
       [](V q, V k_cache, V v_cache, const SegmentPlan& plan, double scale, double softcap,

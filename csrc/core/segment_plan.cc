@@ -16,7 +16,8 @@ SegmentPlan::SegmentPlan(const TensorView& page_indptr, const TensorView& page_i
                          const TensorView& page_offset, const TensorView& kv_len,
                          const TensorView& kv_start, const TensorView& row_begin,
                          const TensorView& row_end, const TensorView& causal,
-                         const TensorView& row_pos, std::int64_t page_size)
+                         const TensorView& per_path, const TensorView& row_pos,
+                         std::int64_t page_size)
     : pages_(copy_i32("plan.page_ids", page_ids, page_ids.shape[0])),
       row_pos_(copy_i32("plan.row_pos", row_pos, row_pos.shape[0])),
       page_size_(page_size) {
@@ -29,6 +30,7 @@ SegmentPlan::SegmentPlan(const TensorView& page_indptr, const TensorView& page_i
   const auto begin = copy_i32("plan.row_begin", row_begin, count);
   const auto end = copy_i32("plan.row_end", row_end, count);
   const auto flag = copy_i32("plan.causal", causal, count);
+  const auto own = copy_i32("plan.per_path", per_path, count);
   FASTSI_CHECK(page_size > 0, "page_size: is ", page_size, ", must be > 0");
   FASTSI_CHECK(indptr[0] == 0 && indptr[count] == static_cast<std::int64_t>(pages_.size()),
                "plan.page_indptr: must run from 0 to ", pages_.size(), ", runs from ", indptr[0],
@@ -44,7 +46,7 @@ SegmentPlan::SegmentPlan(const TensorView& page_indptr, const TensorView& page_i
     FASTSI_CHECK(0 <= begin[s] && begin[s] <= end[s] && end[s] <= rows, "plan: segment ", s,
                  " has rows ", begin[s], "..", end[s], ", must lie in 0..", rows);
     segments_.push_back(
-        {indptr[s], offset[s], length[s], start[s], begin[s], end[s], flag[s] != 0});
+        {indptr[s], offset[s], length[s], start[s], begin[s], end[s], flag[s] != 0, own[s] != 0});
     pairs_ += static_cast<double>(length[s]) * (end[s] - begin[s]);
   }
   for (std::int32_t page : pages_) {

@@ -12,7 +12,7 @@ namespace fastsi {
 
 // Attention of rows [row_first, row_last) for the query heads of one key/value head.
 struct AttentionTask {
-  DType dtype;
+  DType dtype, cache_dtype;
   const void *q, *k_cache, *v_cache;
   void *out, *lse;  // contiguous
   std::int64_t q_row_stride, q_head_stride;

@@ -8,7 +8,7 @@ namespace {
 
 // Query vectors (rows times heads per key/value head) of a work item: enough to pay for packing a
 // tile of keys, few enough to stay in the second-level cache.
-constexpr std::int64_t kQueriesPerBlock = 64;
+constexpr std::int64_t kQueriesPerBlock = 192;
 constexpr std::int64_t kFewestRows = 8;
 constexpr std::int64_t kItemsPerThread = 3;
 constexpr double kSerialWork = 2e5;  // multiply-adds below which waking threads costs more
@@ -25,7 +25,8 @@ void check(const TensorView& q, const TensorView& k_cache, const TensorView& v_c
   } caches[] = {{"k_cache", k_cache}, {"v_cache", v_cache}};
   for (const auto& [name, view] : caches) {
     require_dims(name, view, 4);
-    require_dtype(name, view, q.dtype);
+    require_cache_dtype(name, view, q.dtype);
+    require_dtype(name, view, k_cache.dtype);
     require_contiguous(name, view);
     require_size(name, view, 0, k_cache.shape[0]);
     require_size(name, view, 1, k_cache.shape[1]);
@@ -66,6 +67,7 @@ void segment_attention(const TensorView& q, const TensorView& k_cache, const Ten
   const std::int64_t rows = q.shape[0], heads = k_cache.shape[1];
   if (rows == 0) return;
   const AttentionTask task{q.dtype,
+                           k_cache.dtype,
                            q.data,
                            k_cache.data,
                            v_cache.data,

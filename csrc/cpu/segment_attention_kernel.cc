@@ -182,25 +182,37 @@ FASTSI_INLINE void each_group(std::int64_t queries, const Run& run) {
   }
 }
 
-// Turns n scores of a query into weights against its new maximum; updates maximum and sum.
+// Turns n scores of each query into weights against its new maximum; updates maximum and sum, and
+// gives the factor by which what was added before shrinks.
 template <class T>
-FASTSI_INLINE void softmax_query(T* score, int n, T* top, T* sum, T* rescale) {
+FASTSI_INLINE void softmax(T* score, std::int64_t queries, int n, T* top, T* sum, T* rescale) {
   constexpr int W = kLanes<T>;
-  for (int t = n; t % W != 0; ++t) score[t] = -INFINITY;
-  Vec<T> most = splat<T>(*top);
-  for (int t = 0; t < n; t += W) most = max(load<T>(score + t), most);
-  const T now = max_of<T>(most);
-  // A query that has seen nothing yet: a finite base makes every weight exp(-inf) = 0, not NaN.
-  const T base = now == -INFINITY ? T{0} : now;
-  Vec<T> total{};
-  for (int t = 0; t < n; t += W) {
-    const Vec<T> p = exp_neg(load<T>(score + t) - splat<T>(base));
-    store<T>(score + t, p);
-    total += p;
+  for (std::int64_t m = 0; m < queries; ++m) {
+    T* of = score + m * kTile;
+    for (int t = n; t % W != 0; ++t) of[t] = -INFINITY;
+    Vec<T> most = splat<T>(top[m]);
+    for (int t = 0; t < n; t += W) most = max(load<T>(of + t), most);
+    rescale[m] = max_of<T>(most);
   }
-  *rescale = *top == now ? T{1} : exp_neg(splat<T>(*top - base))[0];
-  *sum = *sum * *rescale + sum_of<T>(total);
-  *top = now;
+  for (std::int64_t m = 0; m < queries; m += W) {
+    const std::int64_t left = queries - m;
+    const Vec<T> now = load_lanes<T>(rescale + m, left), before = load_lanes<T>(top + m, left);
+    // A query that has seen nothing yet: a finite base makes every weight exp(-inf) = 0, not NaN.
+    const Vec<T> base = now == splat<T>(-INFINITY) ? Vec<T>{} : now;
+    store_as<T>(rescale + m, exp_neg(before - base), lanes_of<T>(left));
+    store_as<T>(top + m, now, lanes_of<T>(left));
+  }
+  for (std::int64_t m = 0; m < queries; ++m) {
+    T* of = score + m * kTile;
+    const Vec<T> base = splat<T>(top[m] == -INFINITY ? T{0} : top[m]);
+    Vec<T> total{};
+    for (int t = 0; t < n; t += W) {
+      const Vec<T> p = exp_neg(load<T>(of + t) - base);
+      store<T>(of + t, p);
+      total += p;
+    }
+    sum[m] = sum[m] * rescale[m] + sum_of<T>(total);
+  }
 }
 
 struct Range {
@@ -215,9 +227,11 @@ FASTSI_INLINE Range visible(const SegmentPlan::Segment& s, std::int64_t pos, std
   return range;
 }
 
-template <class S>
+// S: type of queries and outputs; C: of the cache.
+template <class S, class C>
 class BlockAttention {
   using T = Arith<S>;
+  static_assert(sizeof(T) == sizeof(Arith<C>));
   static constexpr int W = kLanes<T>;
 
  public:
@@ -274,21 +288,18 @@ class BlockAttention {
 
   void run_tile(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t first,
                 std::int64_t last, bool masked) {
-    const S *key[kTile], *value[kTile];
+    const C *key[kTile], *value[kTile];
     place_tokens(s.first_page, s.page_offset + token, n, key, value);
     const std::int64_t m0 = (first - block_.row_first) * group_, count = (last - first) * group_;
     T* score = scratch_.score + m0 * kTile;
-    pack_keys<S>(key, n, dim_, scratch_.k);
+    pack_keys<C>(key, n, dim_, scratch_.k);
     each_group(count, [&](auto group, std::int64_t m) {
       score_queries<T, decltype(group)::value>(scratch_.q + (m0 + m) * dim_, scratch_.k, dim_, n,
                                                score + m * kTile);
     });
     if (task_.options.softcap > 0) cap(score, count, n);
     if (masked) mask(s, token, n, first, last, score);
-    for (std::int64_t m = 0; m < count; ++m) {
-      softmax_query<T>(score + m * kTile, n, scratch_.top + m0 + m, scratch_.sum + m0 + m,
-                       scratch_.rescale + m0 + m);
-    }
+    softmax<T>(score, count, n, scratch_.top + m0, scratch_.sum + m0, scratch_.rescale + m0);
     const T* row[kTile];
     place_values(value, n, row);
     each_group(count, [&](auto group, std::int64_t m) {
@@ -300,15 +311,15 @@ class BlockAttention {
 
   // Addresses of the keys and values of n tokens, from a slot of a segment on; page by page, since
   // a division per token would cost as much as its scores.
-  void place_tokens(std::int64_t first_page, std::int64_t slot, int n, const S** key,
-                    const S** value) const {
+  void place_tokens(std::int64_t first_page, std::int64_t slot, int n, const C** key,
+                    const C** value) const {
     std::int64_t index = first_page + slot / task_.page_size, within = slot % task_.page_size;
     for (int t = 0; t < n; ++index, within = 0) {
       const std::int64_t page = task_.pages[index] * task_.kv_heads + block_.kv_head;
       std::int64_t at = (page * task_.page_size + within) * dim_;
       for (; within < task_.page_size && t < n; ++within, ++t, at += dim_) {
-        key[t] = static_cast<const S*>(task_.k_cache) + at;
-        value[t] = static_cast<const S*>(task_.v_cache) + at;
+        key[t] = static_cast<const C*>(task_.k_cache) + at;
+        value[t] = static_cast<const C*>(task_.v_cache) + at;
       }
     }
   }
@@ -337,9 +348,9 @@ class BlockAttention {
   }
 
   // Rows of values in arithmetic type, a whole number of vectors long: in place where they are so.
-  void place_values(const S* const* value, int n, const T** row) const {
+  void place_values(const C* const* value, int n, const T** row) const {
     for (int t = 0; t < n; ++t) {
-      if constexpr (sizeof(S) == sizeof(T)) {
+      if constexpr (sizeof(C) == sizeof(T)) {
         if (dim_ == wide_) {
           row[t] = reinterpret_cast<const T*>(value[t]);
           continue;
@@ -347,7 +358,7 @@ class BlockAttention {
       }
       T* to = scratch_.v + t * wide_;
       for (std::int64_t d = 0; d < wide_; d += W)
-        store<T>(to + d, load_lanes<S>(value[t] + d, dim_ - d));
+        store<T>(to + d, load_lanes<C>(value[t] + d, dim_ - d));
       row[t] = to;
     }
   }
@@ -387,13 +398,16 @@ std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows) {
 void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch) {
   switch (task.dtype) {
     case DType::f32:
-      return BlockAttention<float>(task, block, scratch).run();
+      if (task.cache_dtype == DType::bf16) {
+        return BlockAttention<float, bf16>(task, block, scratch).run();
+      }
+      return BlockAttention<float, float>(task, block, scratch).run();
     case DType::f64:
-      return BlockAttention<double>(task, block, scratch).run();
+      return BlockAttention<double, double>(task, block, scratch).run();
     case DType::bf16:
-      return BlockAttention<bf16>(task, block, scratch).run();
+      return BlockAttention<bf16, bf16>(task, block, scratch).run();
     default:
-      return BlockAttention<f16>(task, block, scratch).run();
+      return BlockAttention<f16, f16>(task, block, scratch).run();
   }
 }
 

@@ -124,22 +124,23 @@ FASTSI_INLINE vd max(vd a, vd b) {
 }
 
 // Folds a vector's halves until one lane is left; the order depends on the width alone.
-template <class T, class Op>
-FASTSI_INLINE T fold(Vec<T> v, Op op) {
-  T lane[kLanes<T>];
-  std::memcpy(lane, &v, sizeof v);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] = op(lane[i], lane[i + half]);
+template <class T, int half, class Op>
+FASTSI_INLINE Vec<T> fold_half(Vec<T> v, const Op& op) {
+  if constexpr (half == 0) {
+    return v;
+  } else {
+    Mask<T> high{};
+    for (int i = 0; i < half; ++i) high[i] = i + half;
+    return fold_half<T, half / 2>(op(v, __builtin_shuffle(v, high)), op);
   }
-  return lane[0];
 }
 template <class T>
 FASTSI_INLINE T sum_of(Vec<T> v) {
-  return fold<T>(v, [](T a, T b) { return a + b; });
+  return fold_half<T, kLanes<T> / 2>(v, [](Vec<T> a, Vec<T> b) { return a + b; })[0];
 }
 template <class T>
 FASTSI_INLINE T max_of(Vec<T> v) {
-  return fold<T>(v, [](T a, T b) { return a > b ? a : b; });
+  return fold_half<T, kLanes<T> / 2>(v, [](Vec<T> a, Vec<T> b) { return max(a, b); })[0];
 }
 
 // One bit per lane, lane 0 lowest, set where the mask is.

@@ -105,19 +105,22 @@ DType random_float() {
   return kinds[pick(0, 2)];
 }
 
+DType random_cache(DType dtype) { return dtype == DType::f32 && pick(0, 1) ? DType::bf16 : dtype; }
+
 double tolerance(DType dtype) {
   return dtype == DType::f64 ? 1e-9 : dtype == DType::f32 ? 1e-3 : 0.1;
 }
 
 struct PlanLists {
-  std::vector<std::int32_t> indptr{0}, ids, offset, length, start, begin, end, causal, pos;
+  std::vector<std::int32_t> indptr{0}, ids, offset, length, start, begin, end, causal, per_path,
+      pos;
   std::int64_t page_size = 1, pages = 0;
 
   fastsi::SegmentPlan build() const {
-    const Tensor t[] = {ints(indptr), ints(ids), ints(offset), ints(length), ints(start),
-                        ints(begin),  ints(end), ints(causal), ints(pos)};
+    const Tensor t[] = {ints(indptr), ints(ids), ints(offset), ints(length),   ints(start),
+                        ints(begin),  ints(end), ints(causal), ints(per_path), ints(pos)};
     return fastsi::SegmentPlan(t[0].view, t[1].view, t[2].view, t[3].view, t[4].view, t[5].view,
-                               t[6].view, t[7].view, t[8].view, page_size);
+                               t[6].view, t[7].view, t[8].view, t[9].view, page_size);
   }
 };
 
@@ -140,6 +143,7 @@ PlanLists random_plan() {
     plan.begin.push_back(static_cast<std::int32_t>(pick(0, rows)));
     plan.end.push_back(static_cast<std::int32_t>(pick(plan.begin.back(), rows)));
     plan.causal.push_back(static_cast<std::int32_t>(pick(0, 1)));
+    plan.per_path.push_back(static_cast<std::int32_t>(pick(0, 1)));
   }
   std::shuffle(plan.ids.begin(), plan.ids.end(), generator);
   return plan;
@@ -185,12 +189,12 @@ double plain_attention(const PlanLists& plan, const Tensor& q, const Tensor& k, 
 
 void fuzz_attention() {
   const PlanLists lists = random_plan();
-  const DType dtype = random_float();
+  const DType dtype = random_float(), cache = random_cache(dtype);
   const auto rows = static_cast<std::int64_t>(lists.pos.size());
   const std::int64_t kv = pick(1, 3), heads = kv * pick(1, 9), dim = pick(1, 70);
   Tensor q(dtype, {rows, heads, dim}), out(dtype, {rows, heads, dim});
-  Tensor k(dtype, {lists.pages, kv, lists.page_size, dim}),
-      v(dtype, {lists.pages, kv, lists.page_size, dim});
+  Tensor k(cache, {lists.pages, kv, lists.page_size, dim}),
+      v(cache, {lists.pages, kv, lists.page_size, dim});
   Tensor lse(dtype == DType::f64 ? DType::f64 : DType::f32, {rows, heads});
   for (Tensor* tensor : {&q, &k, &v}) tensor->fill_normal();
   fastsi::AttentionOptions options;
@@ -266,12 +270,17 @@ void fuzz_merge() {
   }
 }
 
+// Exactly, or rounded to 8 significant bits: off by at most half a unit in the last place.
+bool stored(double from, double got, bool exact) {
+  return exact ? from == got : std::abs(from - got) <= std::abs(from) * 0x1p-8;
+}
+
 void fuzz_kv_write() {
-  const DType dtype = random_float();
+  const DType dtype = random_float(), cache = random_cache(dtype);
   const std::int64_t pages = pick(1, 6), heads = pick(1, 3), size = pick(1, 20), dim = pick(1, 70);
   const std::int64_t rows = pick(0, pages * size);
   Tensor k(dtype, {rows, heads, dim}), v(dtype, {rows, heads, dim});
-  Tensor k_cache(dtype, {pages, heads, size, dim}), v_cache(dtype, {pages, heads, size, dim});
+  Tensor k_cache(cache, {pages, heads, size, dim}), v_cache(cache, {pages, heads, size, dim});
   Tensor slots(DType::i64, {rows});
   k.fill_normal();
   v.fill_normal();
@@ -297,8 +306,9 @@ void fuzz_kv_write() {
     for (std::int64_t h = 0; h < heads; ++h) {
       const std::int64_t to = ((slot / size * heads + h) * size + slot % size) * dim;
       for (std::int64_t d = 0; d < dim; ++d) {
-        require(k_cache.get(to + d) == k.get((r * heads + h) * dim + d), "kv_write: k");
-        require(v_cache.get(to + d) == v.get((r * heads + h) * dim + d), "kv_write: v");
+        const std::int64_t from = (r * heads + h) * dim + d;
+        require(stored(k.get(from), k_cache.get(to + d), cache == dtype), "kv_write: k");
+        require(stored(v.get(from), v_cache.get(to + d), cache == dtype), "kv_write: v");
       }
     }
   }

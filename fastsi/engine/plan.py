@@ -104,7 +104,7 @@ class _Spans:
     pages: list[npt.NDArray[np.int32]] = field(default_factory=list)
     num_pages: list[Int] = field(default_factory=list)
     columns: list[Int] = field(default_factory=list)
-    """[6, segments]: offset, kv_len, kv_start, row_begin, row_end, causal."""
+    """[7, segments]: offset, kv_len, kv_start, row_begin, row_end, causal, per_path."""
 
     def add(self, pages: npt.NDArray[np.int32], num_pages: Int, *columns: Int | int) -> None:
         """Add as many segments as ``num_pages`` has entries; a column may be one number."""
@@ -122,7 +122,7 @@ class _Spans:
         def tensor(values: npt.NDArray[np.integer]) -> torch.Tensor:
             return torch.from_numpy(values.astype(np.int32)).to(device)
 
-        offset, kv_len, kv_start, begin, end, causal = (tensor(column) for column in columns)
+        offset, kv_len, kv_start, begin, end, causal, per_path = map(tensor, columns)
         return SegmentPlan(
             page_indptr=tensor(np.concatenate([[0], np.cumsum(counts)])),
             page_ids=tensor(np.concatenate(self.pages)),
@@ -132,6 +132,7 @@ class _Spans:
             row_begin=begin,
             row_end=end,
             causal=causal,
+            per_path=per_path,
             row_pos=tensor(row_pos),
         )
 
@@ -179,7 +180,7 @@ def build_step(
         wide = table.pages[slots, : int(pages_used.max())]
         held = wide[np.arange(wide.shape[1]) < pages_used[:, None]]
         begin = place[: len(slots)]
-        spans.add(held, pages_used, 0, suffix + 1, table.prompt_len[slots], begin, begin + 1, 0)
+        spans.add(held, pages_used, 0, suffix + 1, table.prompt_len[slots], begin, begin + 1, 0, 1)
     logit_rows, chunk_logits = _logit_rows(place[: len(slots)], chunks, first_rows)
     drawn = [(slot, at[-1]) for c, at in zip(chunks, chunk_logits, strict=True) for slot in c.draws]
     more = np.asarray(drawn, dtype=np.int64).reshape(-1, 2)
@@ -232,7 +233,7 @@ def _node_segments(
         last = first + 1
     pages = nodes.pages[np.repeat(spread(nodes.first_page), num_pages) + _ramp(num_pages)]
     columns = (spread(nodes.offset), spread(kv_len), spread(nodes.start))
-    spans.add(pages, num_pages, *columns, first, last, spread(causal))
+    spans.add(pages, num_pages, *columns, first, last, spread(causal), 0)
 
 
 def _ramp(lengths: Int) -> Int:
@@ -249,7 +250,7 @@ def _path_segments(spans: _Spans, chunks: list[Chunk], first_rows: Int, page_siz
         kv_len = chunk.start + length - prompt_len
         pages = np.asarray(chunk.path.pages[: -(-kv_len // page_size)], dtype=np.int32)
         count = np.asarray([len(pages)])
-        spans.add(pages, count, 0, kv_len, prompt_len, first, first + length, 1)
+        spans.add(pages, count, 0, kv_len, prompt_len, first, first + length, 1, 1)
 
 
 def _logit_rows(decode: Int, chunks: list[Chunk], first_rows: Int) -> tuple[Int, list[range]]:

@@ -24,6 +24,14 @@ def require_dtype(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
         raise ValueError(f"{name}: dtype is {tensor.dtype}, must be {dtype}")
 
 
+def require_cache_dtype(name: str, cache: torch.Tensor, dtype: torch.dtype) -> None:
+    """Refuse a KV cache that does not hold ``dtype`` itself, or bfloat16 for float32."""
+    if cache.dtype == dtype or (dtype, cache.dtype) == (torch.float32, torch.bfloat16):
+        return
+    also = " or torch.bfloat16" if dtype == torch.float32 else ""
+    raise ValueError(f"{name}: dtype is {cache.dtype}, must be {dtype}{also}")
+
+
 def require_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
     """Refuse a tensor on another device."""
     if tensor.device != device:

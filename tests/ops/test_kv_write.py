@@ -69,6 +69,23 @@ def test_strided_input_and_many_rows(runner: str) -> None:
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
+def test_float32_into_bfloat16_rounds_to_nearest_even(runner: str) -> None:
+    """Every bfloat16 and the values a quarter, half and three quarters of the way to the next."""
+    upper = torch.arange(-(2**15), 2**15, dtype=torch.int32) << 16
+    lower = torch.tensor([0, 0x4000, 0x7FFF, 0x8000, 0x8001, 0xC000], dtype=torch.int32)
+    values = (upper[:, None] + lower).view(torch.float32).reshape(-1, 2, 96)
+    cache = torch.zeros(2, -(-len(values) // 32), 2, 32, 96, dtype=torch.bfloat16)
+    slots = torch.arange(len(values))
+    with running(runner) as backend:
+        kv_write(values, -values, cache[0], cache[1], slots, backend=backend)
+    got = cache.transpose(2, 3).reshape(2, -1, 2, 96)[:, : len(values)]
+    expected = torch.stack([values, -values]).to(torch.bfloat16)
+    number = ~expected.isnan()
+    assert torch.equal(bits(got)[number], bits(expected)[number])
+    assert got[~number].isnan().all()
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("slot", [-2, 32, 2**40])
 def test_a_bad_slot_writes_nothing(runner: str, slot: int) -> None:
     cache = torch.zeros(2, 2, 1, 16, 4)

@@ -21,6 +21,8 @@ from tests.ops.support import (
 RUNNERS = runners("segment_attention")
 CPU = [name for name in RUNNERS if name.startswith("cpu")]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# Of queries and of the cache.
+KINDS = [*((dtype, dtype) for dtype in DTYPES), (torch.float32, torch.bfloat16)]
 
 # (kv_len, rows, query heads, kv heads, head_dim, page_size, page_offset): tile, vector and register
 # block sizes of the kernels less one, exactly, and plus one; odd head_dim; groups 1 to 9.
@@ -55,15 +57,18 @@ def one_segment(kv_len: int, rows: int, page_size: int, offset: int, causal: boo
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_precision(runner: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_precision(
+    runner: str, kind: tuple[torch.dtype, torch.dtype], shape: tuple[int, ...]
+) -> None:
     kv_len, rows, q_heads, kv_heads, head_dim, page_size, offset = shape
     plan = one_segment(kv_len, rows, page_size, offset, causal=False)
     sizes = {"page_size": page_size, "pages": (offset + kv_len) // page_size + 1}
     tensors = qkv(
-        plan, heads=(q_heads, kv_heads), head_dim=head_dim, seed=kv_len, dtype=dtype, **sizes
+        plan, heads=(q_heads, kv_heads), head_dim=head_dim, seed=kv_len, dtype=kind[0], **sizes
     )
+    tensors = (tensors[0], *(cache.to(kind[1]) for cache in tensors[1:]))
     exact = [tensor.double() for tensor in tensors]
     truth, truth_lse = segment_attention(*exact, plan, backend="reference")
     plain, plain_lse = segment_attention(*tensors, plan, backend="reference")
@@ -138,15 +143,24 @@ def test_random_trees(runner: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("runner", CPU)
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_bits_do_not_depend_on_other_rows(runner: str, seed: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[2], KINDS[4]], ids=str)
+def test_bits_do_not_depend_on_other_rows(
+    runner: str, seed: int, kind: tuple[torch.dtype, torch.dtype]
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     draw = integers(generator)
     tree = random_tree(draw, page_size=16)
     plan = tree.plan()
     q, k_cache, v_cache = qkv(
-        plan, heads=(6, 2), head_dim=40, page_size=16, pages=tree.num_pages, seed=seed, dtype=dtype
+        plan,
+        heads=(6, 2),
+        head_dim=40,
+        page_size=16,
+        pages=tree.num_pages,
+        seed=seed,
+        dtype=kind[0],
     )
+    k_cache, v_cache = k_cache.to(kind[1]), v_cache.to(kind[1])
     count = len(tree.paths)
     subsets = [[i] for i in range(count)] + [
         sorted(torch.randperm(count, generator=generator)[: draw(1, count)].tolist())
@@ -380,7 +394,17 @@ def test_bad_arguments_are_refused() -> None:
         ((q[:1], k_cache, v_cache), {}, r"q: shape is \[1, 4, 8\]"),
         ((q, k_cache[..., :4], v_cache), {}, "k_cache: shape"),
         ((q, k_cache, v_cache[:, :1]), {}, "v_cache: shape"),
-        ((q, k_cache.float(), v_cache), {}, "k_cache: dtype is torch.float32"),
+        (
+            (q, k_cache.float(), v_cache),
+            {},
+            "k_cache: dtype is torch.float32, must be torch.float64",
+        ),
+        (
+            (q.float(), k_cache, v_cache),
+            {},
+            "torch.float64, must be torch.float32 or torch.bfloat16",
+        ),
+        ((q.float(), k_cache.float(), v_cache.bfloat16()), {}, "v_cache: dtype is torch.bfloat16"),
         ((q[:, :3], k_cache, v_cache), {}, "3 heads"),
         ((q, k_cache.transpose(1, 2).contiguous().transpose(1, 2), v_cache), {}, "contiguous"),
         ((q, k_cache, v_cache), {"window": 0}, "window=0"),

@@ -20,6 +20,7 @@ class SegmentPlan {
     std::int64_t page_offset, kv_len, kv_start;
     std::int64_t row_begin, row_end;
     bool causal;
+    bool per_path;  // belongs to one path: few rows, so no arithmetic that has to repack it
   };
 
   // The segments that meet each block of `rows` consecutive rows, in plan order:
@@ -33,7 +34,7 @@ class SegmentPlan {
   SegmentPlan(const TensorView& page_indptr, const TensorView& page_ids,
               const TensorView& page_offset, const TensorView& kv_len, const TensorView& kv_start,
               const TensorView& row_begin, const TensorView& row_end, const TensorView& causal,
-              const TensorView& row_pos, std::int64_t page_size);
+              const TensorView& per_path, const TensorView& row_pos, std::int64_t page_size);
 
   const std::vector<Segment>& segments() const { return segments_; }
   const std::vector<std::int32_t>& pages() const { return pages_; }
@@ -68,6 +69,7 @@ void segment_attention(const TensorView& q, const TensorView& k_cache, const Ten
 void merge_states(const TensorView& outs, const TensorView& lses, const TensorView& out,
                   const TensorView& lse, int threads);
 
+// A cache may hold bfloat16 where keys and values are float32: rounded to nearest, ties to even.
 void kv_write(const TensorView& k, const TensorView& v, const TensorView& k_cache,
               const TensorView& v_cache, const TensorView& slots, int threads);
 

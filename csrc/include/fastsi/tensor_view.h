@@ -61,6 +61,13 @@ inline void require_dtype(const char* name, const TensorView& view, DType dtype)
                name_of(dtype));
 }
 
+// A cache holds the type of the tensors that meet it, or bfloat16 for float32.
+inline void require_cache_dtype(const char* name, const TensorView& cache, DType dtype) {
+  FASTSI_CHECK(cache.dtype == dtype || (dtype == DType::f32 && cache.dtype == DType::bf16), name,
+               ": is ", name_of(cache.dtype), ", must be ", name_of(dtype),
+               dtype == DType::f32 ? " or bfloat16" : "");
+}
+
 inline void require_size(const char* name, const TensorView& view, int dim, std::int64_t size) {
   FASTSI_CHECK(view.shape[dim] == size, name, ": dimension ", dim, " is ", view.shape[dim],
                ", must be ", size);

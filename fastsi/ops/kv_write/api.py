@@ -16,12 +16,15 @@ def kv_write(
     *,
     backend: str = "auto",
 ) -> None:
-    """Copy new keys and values into their slots of the cache, exactly.
+    """Copy new keys and values into their slots of the cache.
+
+    The copy is exact; float32 going into a bfloat16 cache is rounded to nearest, ties to even.
 
     Args:
         k: [R, kv_heads, head_dim]; any strides with a contiguous last dimension.
         v: as k.
-        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, k's dtype; modified.
+        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, k's dtype, or bfloat16 for
+            float32; modified.
         v_cache: as k_cache; modified.
         slots: int64 [R], ``page * page_size + offset``; -1 skips the row. No slot may occur twice.
         backend: a name, or "auto".
@@ -36,8 +39,10 @@ def kv_write(
     _checks.require_shape("v", v, tuple(k.shape))
     _checks.require_shape("k_cache", k_cache, (None, k.shape[1], None, k.shape[2]))
     _checks.require_shape("v_cache", v_cache, tuple(k_cache.shape))
+    _checks.require_dtype("v", v, k.dtype)
+    _checks.require_cache_dtype("k_cache", k_cache, k.dtype)
+    _checks.require_dtype("v_cache", v_cache, k_cache.dtype)
     for name, tensor in (("v", v), ("k_cache", k_cache), ("v_cache", v_cache)):
-        _checks.require_dtype(name, tensor, k.dtype)
         _checks.require_device(name, tensor, k.device)
     for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
         if not tensor.is_contiguous():

@@ -18,5 +18,5 @@ def kv_write(
         raise ValueError(f"slots: outside -1..{k_cache.shape[0] * size - 1}")
     used = slots >= 0
     page, offset = slots[used] // size, slots[used] % size
-    k_cache[page, :, offset] = k[used]
-    v_cache[page, :, offset] = v[used]
+    k_cache[page, :, offset] = k[used].to(k_cache.dtype)
+    v_cache[page, :, offset] = v[used].to(v_cache.dtype)

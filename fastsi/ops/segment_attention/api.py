@@ -23,8 +23,9 @@ def segment_attention(
 
     Args:
         q: [R, q_heads, head_dim], floating; any strides with a contiguous last dimension.
-        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, q's dtype; query head h reads
-            key/value head ``h // (q_heads // kv_heads)``.
+        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, q's dtype, or bfloat16 for
+            float32 queries (arithmetic stays float32); query head h reads key/value head
+            ``h // (q_heads // kv_heads)``.
         v_cache: as k_cache.
         plan: rows and spans, on q's device.
         scale: factor on the scores; None: ``head_dim ** -0.5``.
@@ -62,10 +63,11 @@ def _check(
     _checks.require_shape("k_cache", k_cache, (None, None, None, q.shape[2]))
     _checks.require_shape("v_cache", v_cache, tuple(k_cache.shape))
     for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
-        _checks.require_dtype(name, tensor, q.dtype)
+        _checks.require_cache_dtype(name, tensor, q.dtype)
         _checks.require_device(name, tensor, q.device)
         if not tensor.is_contiguous():
             raise ValueError(f"{name}: must be contiguous, strides are {tensor.stride()}")
+    _checks.require_dtype("v_cache", v_cache, k_cache.dtype)
     _checks.require_device("plan", plan.kv_len, q.device)
     if k_cache.shape[1] == 0 or q.shape[1] % k_cache.shape[1] or q.shape[1] == 0:
         raise ValueError(

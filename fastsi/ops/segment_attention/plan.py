@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 _INDEX = ("page_indptr", "page_ids", "page_offset", "kv_len", "kv_start")
-_ROWS = ("row_begin", "row_end", "causal", "row_pos")
+_ROWS = ("row_begin", "row_end", "causal", "per_path", "row_pos")
 FIELDS = (*_INDEX, *_ROWS)
 
 
@@ -39,6 +39,9 @@ class SegmentPlan:
     """[S]: one past the last such row."""
     causal: torch.Tensor
     """[S]: 1 where some row may be earlier than some token of the span."""
+    per_path: torch.Tensor
+    """[S]: 1 where the span belongs to one path, whose rows alone can ever attend to it. It may
+    choose the arithmetic, and so the last bits; it must not change while the path lives."""
     row_pos: torch.Tensor
     """[R]: absolute position of each row's token."""
     _prepared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
@@ -69,9 +72,13 @@ class SegmentPlan:
         rows: Sequence[tuple[int, int]],
         causal: Sequence[bool],
         row_pos: Sequence[int],
+        per_path: Sequence[bool] | None = None,
         device: torch.device | str = "cpu",
     ) -> SegmentPlan:
-        """Build from one list entry per segment; ``rows`` holds (begin, end) pairs."""
+        """Build from one list entry per segment; ``rows`` holds (begin, end) pairs.
+
+        Without ``per_path`` no span belongs to a path.
+        """
         indptr = [0]
         for ids in pages:
             indptr.append(indptr[-1] + len(ids))
@@ -88,6 +95,7 @@ class SegmentPlan:
             row_begin=ints([begin for begin, _ in rows]),
             row_end=ints([end for _, end in rows]),
             causal=ints([int(flag) for flag in causal]),
+            per_path=ints([int(flag) for flag in per_path or [False] * len(kv_len)]),
             row_pos=ints(row_pos),
         )
 
