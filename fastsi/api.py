@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from fastsi import engine
 from fastsi import vote as voting
 from fastsi.data.manifest import Manifest
-from fastsi.data.questions import read_records
 from fastsi.data.templates import PromptConfig, Template
-from fastsi.errors import ArtifactError, ConfigError, DataError
+from fastsi.errors import ConfigError
 from fastsi.evaluate import Problems, compare, encode_prompts, store
 from fastsi.train.checkpoint import fingerprint
 from fastsi.train.config import ImproveConfig
@@ -29,8 +24,9 @@ from fastsi.train.progress import Reporter
 from fastsi.train.rounds import open_run, run_rounds
 from fastsi.train.sample import path_rows
 from fastsi.train.sampler import check_lengths, context_length
-from fastsi.train.tables import PATHS, VOTES, write_table
+from fastsi.train.tables import PATHS, write_table
 from fastsi.types import Question, RequestOutput, SamplingParams, Vote, check_known
+from fastsi.vote_files import new_file, vote_file
 
 BUILTIN = "builtin"
 """Name of the bundled base model."""
@@ -40,6 +36,8 @@ PAPER_SAMPLING = SamplingParams(n=32, temperature=0.7, max_tokens=256)
 """What the method's paper samples with."""
 _BLOCK = 64
 """Questions sampled in one call of the engine; progress is told after each."""
+
+vote = vote_file
 
 
 class LLM(engine.LLM):
@@ -51,6 +49,7 @@ class LLM(engine.LLM):
         sampling_params: SamplingParams | None = None,
         extractor: str = "auto",
         stopping: None = None,
+        weights: str = "uniform",
     ) -> list[Vote]:
         """Sample ``sampling_params.n`` paths per prompt and vote on their answers.
 
@@ -59,20 +58,24 @@ class LLM(engine.LLM):
             sampling_params: how to sample; None: 32 paths at temperature 0.7, 256 tokens at most.
             extractor: how the answer is found in a text; one of ``fastsi.vote.EXTRACTORS``.
             stopping: when to stop before all paths are sampled; only None (never) exists.
+            weights: how much a path's vote weighs; one of ``fastsi.vote.SCHEMES``. ``window:W``
+                uses token confidences where ``sampling_params.logprobs`` is at least 2.
 
         Returns:
             One vote per prompt, in order.
 
         Raises:
-            ConfigError: an unknown extractor or stopping rule.
+            ConfigError: an unknown extractor, weighting or stopping rule.
         """
         if stopping is not None:
             raise ConfigError(
                 f"stopping={stopping!r}: the only choice is None, which samples every path"
             )
         check_known([extractor], voting.EXTRACTORS, "extractor")
-        outputs = self.generate(prompts, sampling_params or PAPER_SAMPLING, use_tqdm=False)
-        return [_vote_on(group, extractor) for group in outputs]
+        config = voting.WeightConfig.parse(weights)
+        params = sampling_params or PAPER_SAMPLING
+        outputs = self.generate(prompts, params, use_tqdm=False)
+        return [_vote_on(group, extractor, config, params.logprobs or 0) for group in outputs]
 
 
 Model: TypeAlias = str | Path | LLM
@@ -141,7 +144,7 @@ def sample(
         PromptTooLong: a question does not fit the model's context; nothing was sampled.
     """
     check_known([extractor], voting.EXTRACTORS, "extractor")
-    out = _new_file(out)
+    out = new_file(out)
     prompt = prompt or PromptConfig()
     seconds = _Seconds()
     with seconds.phase("load"):
@@ -173,65 +176,6 @@ def sample(
         "tokens_per_s": tokens / seconds["sample"],
         "seconds": dict(seconds),
     }
-
-
-def vote(
-    paths: str | Path,
-    *,
-    text_field: str = "text",
-    group_field: str = "question_id",
-    logprob_field: str = "cumulative_logprob",
-    extractor: str = "auto",
-    out: str | Path | None = None,
-) -> dict[str, Vote]:
-    """Vote over paths that are already in a file, one row per path.
-
-    Args:
-        paths: a ``.jsonl`` or ``.parquet`` file.
-        text_field: column with a path's text.
-        group_field: column that names the question.
-        logprob_field: column with the path's summed log-probability, nats; settles ties where the
-            file has it.
-        extractor: how the answer is found; one of ``fastsi.vote.EXTRACTORS``.
-        out: Parquet file for the votes, with the columns of ``votes.parquet``; it must not exist.
-
-    Returns:
-        Votes by question, in order of first appearance.
-
-    Raises:
-        DataError: the file is malformed or lacks a column.
-        ArtifactError: ``out`` exists or cannot be written.
-    """
-    check_known([extractor], voting.EXTRACTORS, "extractor")
-    out = None if out is None else _new_file(out)
-    texts: dict[str, list[str]] = {}
-    logprobs: dict[str, list[float]] = {}
-    for line, row in _path_records(Path(paths)):
-        for field, kind in ((group_field, str | int), (text_field, str)):
-            if not isinstance(row.get(field), kind):
-                message = "must be a string" if field in row else "missing field"
-                raise DataError(message, path=paths, line=line, field=field, value=row.get(field))
-        group = str(row[group_field])
-        texts.setdefault(group, []).append(row[text_field])
-        logprob = row.get(logprob_field)
-        if isinstance(logprob, int | float):
-            logprobs.setdefault(group, []).append(float(logprob))
-    if not texts:
-        raise DataError("no paths in the file", path=paths)
-    votes = {}
-    for group, members in texts.items():
-        known = logprobs.get(group)
-        usable = known if known is not None and len(known) == len(members) else None
-        votes[group] = voting.vote(members, logprobs=usable, extractor=extractor)
-    if out is not None:
-        write_table(out, VOTES, [_vote_row(name, each) for name, each in votes.items()])
-    return votes
-
-
-def vote_record(outcome: Vote) -> dict[str, Any]:
-    """A vote as JSON values."""
-    record = dataclasses.asdict(outcome)
-    return record | {"counts": dict(outcome.counts), "keys": list(outcome.keys)}
 
 
 def evaluate_model(
@@ -361,40 +305,17 @@ def _evaluate(llm: LLM, problems: Problems, name: str, progress: bool) -> store.
         return problems.evaluate(llm, lambda done: advance(done, ""))
 
 
-def _vote_on(group: RequestOutput, extractor: str) -> Vote:
+def _vote_on(
+    group: RequestOutput, extractor: str, weights: voting.WeightConfig, top_logprobs: int
+) -> Vote:
+    paths = group.outputs
+    confidences = None
+    if weights.name == "window" and top_logprobs >= 2:
+        confidences = [voting.token_confidences(p.logprobs or [], top_logprobs) for p in paths]
     return voting.vote(
-        [path.text for path in group.outputs],
-        logprobs=[path.cumulative_logprob for path in group.outputs],
+        [path.text for path in paths],
+        logprobs=[path.token_logprobs for path in paths],
+        weights=weights,
+        confidences=confidences,
         extractor=extractor,
     )
-
-
-def _vote_row(name: str, outcome: Vote) -> dict[str, Any]:
-    row = vote_record(outcome)
-    del row["keys"]
-    counts = [{"answer": key, "votes": votes} for key, votes in outcome.counts.items()]
-    return row | {"question_id": name, "counts": counts}
-
-
-def _path_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    if path.suffix != ".parquet":
-        return list(read_records(path))
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except OSError as error:
-        raise DataError(f"cannot read the file: {error.strerror or error}", path=path) from None
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"not a readable Parquet file: {reason}", path=path) from None
-    return list(enumerate(rows, start=1))
-
-
-def _new_file(path: str | Path) -> Path:
-    """Refuse, before any work, a file that exists or that could not be made."""
-    path = Path(path)
-    if path.exists():
-        raise ArtifactError(f"{path}: exists; give another name, nothing is overwritten")
-    nearest = next(each for each in path.absolute().parents if each.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ArtifactError(f"{path}: cannot write in {nearest}")
-    return path

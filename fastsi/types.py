@@ -211,20 +211,24 @@ class Vote:
     winner: str | None
     """Canonical key of the majority answer; None if every path abstained."""
     counts: Mapping[str, int]
-    """Votes per canonical key, most first."""
+    """Votes per canonical key, most first (by weight where paths have weights)."""
     n: int
     """Paths sampled."""
     votes: int
     """Paths with an answer; ``n - votes`` abstained."""
     share: float
-    """``counts[winner] / n``: abstentions count against; 0 without a winner."""
+    """``counts[winner] / n``, or ``weights[winner] / n``: abstentions count against; 0 without a
+    winner."""
     margin: int
-    """Votes of the winner minus votes of the runner-up."""
+    """Votes of the winner minus the most votes of another answer; below 0 where weights overrule
+    the count."""
     entropy: float
-    """Entropy of the answers in nats, over the paths that voted."""
+    """Entropy of the answers' shares in nats, over the paths that voted."""
     tie: bool
     """Whether the winner was settled by the tie rule (log-prob, then path index)."""
     stop_reason: str
     """Why sampling ended: ``full`` or the name of a stopping rule."""
     keys: tuple[str | None, ...]
     """Canonical key of each path, None where it abstained."""
+    weights: Mapping[str, float] | None = None
+    """Weight per canonical key, heaviest first; a path weighs 1 on average. None: each weighs 1."""

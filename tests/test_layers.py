@@ -34,9 +34,10 @@ MAY_IMPORT = {
     "data": BASE,
     "train": BASE | {"ops", "engine", "vote", "data"},
     "evaluate": BASE | {"engine", "vote", "data"},
-    "api": _MIDDLE,
-    "cli": _MIDDLE | {"api"},
-    "integrations": _MIDDLE | {"api"},
+    "vote_files": BASE | {"vote", "data", "train"},
+    "api": _MIDDLE | {"vote_files"},
+    "cli": _MIDDLE | {"vote_files", "api"},
+    "integrations": _MIDDLE | {"vote_files", "api"},
     "__init__": _MIDDLE | {"api"},
     "__main__": _MIDDLE | {"api", "cli"},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -26,12 +26,27 @@ def command(
         str, typer.Option(help="Column that names the question a path answers.")
     ] = "question_id",
     logprob_field: Annotated[
+        str | None,
+        typer.Option(
+            help="Column with a path's summed log-probability (nats), or with a list of its "
+            "tokens'; settles ties, and weighs paths; used where the file has it.",
+            show_default="cumulative_logprob; token_logprobs for window:W",
+        ),
+    ] = None,
+    length_field: Annotated[
         str,
         typer.Option(
-            help="Column with a path's summed log-probability (nats), which settles ties; "
-            "used where the file has it."
+            help="Column with a path's number of tokens, for logprob_mean and cisc:T where "
+            "log-probabilities are sums."
         ),
-    ] = "cumulative_logprob",
+    ] = "num_tokens",
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="How much a path's vote weighs: uniform, logprob_sum, logprob_mean, cisc:T "
+            "(temperature T), or window:W (least confident W tokens)."
+        ),
+    ] = "uniform",
     extractor: Annotated[
         str, typer.Option(help="How the answer is found in a text; a bad name lists them.")
     ] = "auto",
@@ -39,7 +54,7 @@ def command(
         Path | None,
         typer.Option(
             "--out",
-            help="Parquet file for the votes; it must not exist.",
+            help="File for the votes, .parquet or .jsonl; it must not exist.",
             show_default="none",
             metavar="FILE",
         ),
@@ -49,33 +64,44 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Vote per question and print winners, shares and ties."""
-    from fastsi import api
+    # Not through fastsi.api: a vote needs no torch, and answers before torch would be loaded.
+    from fastsi import vote_files
+    from fastsi.train.progress import Reporter
 
     with output(as_json) as out:
-        votes = api.vote(
-            paths,
-            text_field=text_field,
-            group_field=group_field,
-            logprob_field=logprob_field,
-            extractor=extractor,
-            out=out_file,
-        )
-        count = len(votes)
-        summary = {
-            "questions": count,
-            "paths": sum(vote.n for vote in votes.values()),
-            "consistency": sum(vote.share for vote in votes.values()) / count,
-            "parse_rate": sum(v.votes for v in votes.values()) / sum(v.n for v in votes.values()),
-            "ties": sum(vote.tie for vote in votes.values()),
-            "undecided": sum(vote.winner is None for vote in votes.values()),
-        }
+        with Reporter().phase("vote", vote_files.count_rows(paths)) as advance:
+            votes = vote_files.vote_file(
+                paths,
+                text_field=text_field,
+                group_field=group_field,
+                logprob_field=logprob_field,
+                length_field=length_field,
+                weights=weights,
+                extractor=extractor,
+                out=out_file,
+                advance=lambda rows: advance(rows, ""),
+            )
+        summary = _summary(votes)
         out.table(_table(votes, show))
         out.line(
-            f"{count} questions, {summary['paths']} paths: consistency "
+            f"{summary['questions']} questions, {summary['paths']} paths: consistency "
             f"{percent(summary['consistency'])} %, parsed {percent(summary['parse_rate'])} %, "
             f"{summary['ties']} ties, {summary['undecided']} without an answer"
         )
-        out.record(summary | {"votes": {name: api.vote_record(v) for name, v in votes.items()}})
+        told = {name: vote_files.vote_record(vote) for name, vote in votes.items()}
+        out.record(summary | {"weights": weights, "votes": told})
+
+
+def _summary(votes: dict[str, Vote]) -> dict[str, Any]:
+    paths = sum(vote.n for vote in votes.values())
+    return {
+        "questions": len(votes),
+        "paths": paths,
+        "consistency": sum(vote.share for vote in votes.values()) / len(votes),
+        "parse_rate": sum(vote.votes for vote in votes.values()) / paths,
+        "ties": sum(vote.tie for vote in votes.values()),
+        "undecided": sum(vote.winner is None for vote in votes.values()),
+    }
 
 
 def _table(votes: dict[str, Vote], show: int) -> Table:

@@ -68,21 +68,20 @@ def write_questions(path: str | Path, questions: Sequence[Question]) -> None:
 
 
 def read_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (1-based line number, JSON object) for every non-blank line of a file.
+    """Yield (1-based line number, JSON object) for every non-blank line of a file, as it is read.
 
     Raises:
         DataError: the file cannot be read, is not UTF-8, or a line is not a JSON object or
             repeats a field.
     """
     try:
-        data = Path(path).read_bytes()
+        # Bytes: only "\n" ends a line. In text U+2028 would too, which JSON allows in strings.
+        with Path(path).open("rb") as file:
+            for line, raw in enumerate(file, start=1):
+                if raw.strip():
+                    yield line, _parse(raw.rstrip(b"\n"), path, line)
     except OSError as error:
         raise DataError(f"cannot read the file: {error.strerror}", path=path) from error
-    # Only "\n" ends a line: str.splitlines would also cut at U+2028, which JSON allows in strings.
-    for line, raw in enumerate(data.split(b"\n"), start=1):
-        if not raw.strip():
-            continue
-        yield line, _parse(raw, path, line)
 
 
 def _parse(raw: bytes, path: str | Path, line: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from fastsi.data.mixing import MixConfig
 from fastsi.data.templates import PromptConfig
 from fastsi.errors import ConfigError
 from fastsi.types import SamplingParams, check_known
-from fastsi.vote import EXTRACTORS
+from fastsi.vote import EXTRACTORS, WeightConfig
 
 T = TypeVar("T")
 
@@ -173,6 +173,8 @@ class RoundConfig:
     """Seed of sampling, mixing and training; each draws from a stream of its own."""
     extractor: str = "auto"
     """How the answer is found in a path; a name from ``fastsi.vote.EXTRACTORS``."""
+    weights: str = "uniform"
+    """How much a path's vote weighs; one of ``fastsi.vote.SCHEMES``."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
@@ -183,6 +185,7 @@ class RoundConfig:
         good = isinstance(self.seed, int) and not isinstance(self.seed, bool)
         _check("seed", self.seed, good and abs(self.seed) < 2**63, "a 64-bit integer")
         check_known([self.extractor], EXTRACTORS, "extractor")
+        WeightConfig.parse(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)

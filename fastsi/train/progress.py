@@ -31,8 +31,8 @@ class Reporter:
         self._shown = enabled and self._console.is_terminal
 
     @contextlib.contextmanager
-    def phase(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """A bar of ``total`` units, ``done`` of them finished by an earlier run."""
+    def phase(self, name: str, total: int | None, done: int = 0) -> Iterator[Advance]:
+        """A bar of ``total`` units (None: unknown), ``done`` of them finished by an earlier run."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

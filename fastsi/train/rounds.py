@@ -197,7 +197,7 @@ class _Run:
         if self._manifest.finished(name):
             return
         began = time.perf_counter()
-        votes = vote_rows(self._rows(index, "paths.parquet"))
+        votes = vote_rows(self._rows(index, "paths.parquet"), self._config.weights)
         write_table(self._manifest.path(name), VOTES, votes)
         self._manifest.record(name, inputs=[source], seconds=time.perf_counter() - began)
 

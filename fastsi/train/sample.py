@@ -100,6 +100,7 @@ def path_rows(
             "cumulative_logprob": path.cumulative_logprob,
             "finish_reason": path.finish_reason,
             "answer": answer_key(path.text, extractor=extractor),
+            "token_logprobs": path.token_logprobs,
         }
         for question, output in zip(questions, outputs, strict=True)
         for path in output.outputs

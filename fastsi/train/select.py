@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastsi.errors import TemplateCollapse
+from fastsi.errors import ConfigError, TemplateCollapse
 from fastsi.train.config import SelectConfig
 from fastsi.types import Question, Vote
-from fastsi.vote import kind_of, majority
+from fastsi.vote import kind_of, weighted_vote
 from fastsi.vote.equations import equation_list
 
 CLOSED_KINDS = frozenset({"bool", "choice"})
@@ -20,23 +20,33 @@ CLOSED_KINDS = frozenset({"bool", "choice"})
 _Z = 1.96
 
 
-def vote_rows(paths: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def vote_rows(paths: Sequence[Mapping[str, Any]], weights: str = "uniform") -> list[dict[str, Any]]:
     """One row of ``votes.parquet`` per question, in order of first appearance.
 
     Args:
         paths: rows of ``paths.parquet``.
+        weights: how much a path's vote weighs; one of ``fastsi.vote.SCHEMES``.
+
+    Raises:
+        ConfigError: the weighting needs token log-probabilities that the rows lack.
     """
+    field = "token_logprobs" if weights.startswith("window") else "cumulative_logprob"
     rows = []
     for question_id, group in by_question(paths).items():
-        outcome = majority(
+        if any(path[field] is None for path in group):
+            raise ConfigError(f"weights={weights!r}: the paths were sampled without {field}")
+        outcome = weighted_vote(
             [path["answer"] for path in group],
-            logprobs=[path["cumulative_logprob"] for path in group],
+            logprobs=[path[field] for path in group],
+            weights=weights,
+            num_tokens=[path["num_tokens"] for path in group],
         )
-        rows.append(_row(question_id, outcome))
+        rows.append(vote_row(question_id, outcome))
     return rows
 
 
-def _row(question_id: str, outcome: Vote) -> dict[str, Any]:
+def vote_row(question_id: str, outcome: Vote) -> dict[str, Any]:
+    """A row of ``votes.parquet``."""
     return {
         "question_id": question_id,
         "winner": outcome.winner,
@@ -48,6 +58,7 @@ def _row(question_id: str, outcome: Vote) -> dict[str, Any]:
         "entropy": outcome.entropy,
         "tie": outcome.tie,
         "stop_reason": outcome.stop_reason,
+        "weights": None if outcome.weights is None else list(outcome.weights.values()),
     }
 
 
@@ -86,7 +97,7 @@ def decided(votes: Sequence[Mapping[str, Any]], config: SelectConfig) -> dict[st
         for vote in votes
         if vote["winner"] is not None
         and vote["share"] >= config.min_share
-        and vote["margin"] >= config.min_lead
+        and (vote["margin"] >= config.min_lead or config.min_lead == 0)
     }
 
 

@@ -27,6 +27,7 @@ PATHS = pa.schema(
         pa.field("cumulative_logprob", pa.float64(), nullable=False),
         pa.field("finish_reason", pa.string()),
         pa.field("answer", pa.string()),
+        pa.field("token_logprobs", pa.list_(pa.float32())),
     ]
 )
 """One row per sampled path; ``answer`` is its canonical key, null where it abstained."""
@@ -43,9 +44,10 @@ VOTES = pa.schema(
         pa.field("entropy", pa.float64(), nullable=False),
         pa.field("tie", pa.bool_(), nullable=False),
         pa.field("stop_reason", pa.string(), nullable=False),
+        pa.field("weights", pa.list_(pa.float64())),
     ]
 )
-"""One row per question; ``counts`` most first."""
+"""One row per question; ``counts`` most first, ``weights`` beside it (null: a path is a vote)."""
 
 TRAIN = pa.schema(
     [
@@ -57,6 +59,10 @@ TRAIN = pa.schema(
     ]
 )
 """One row per training example."""
+
+
+_LATER = frozenset({"token_logprobs", "weights"})
+"""Columns that files of earlier versions lack; they are read as null."""
 
 
 def write_table(path: Path, schema: pa.Schema, rows: Sequence[Row]) -> None:
@@ -94,11 +100,14 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         first_line = str(error).splitlines()[0]
         raise ArtifactError(f"{path}: not a readable Parquet file: {first_line}") from error
-    if table.schema.names != schema.names:
+    there = table.schema.names
+    if there != [name for name in schema.names if name in there or name not in _LATER]:
         raise ArtifactError(
-            f"{path}: columns are {', '.join(table.schema.names)}; "
-            f"expected {', '.join(schema.names)}"
+            f"{path}: columns are {', '.join(there)}; expected {', '.join(schema.names)}"
         )
+    for place, field in enumerate(schema):
+        if field.name not in there:
+            table = table.add_column(place, field, pa.nulls(len(table), field.type))
     return table.cast(schema)
 
 

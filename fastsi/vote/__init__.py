@@ -4,13 +4,16 @@ from fastsi.vote.equations import Equation, equation_is_true, equation_list, equ
 from fastsi.vote.extract import EXTRACTORS, answer_key
 from fastsi.vote.key import key_of_answer
 from fastsi.vote.kinds import kind_of, render
-from fastsi.vote.majority import majority, vote
+from fastsi.vote.majority import majority, vote, weighted_vote
 from fastsi.vote.marks import RUN_ON_MARKS
+from fastsi.vote.weights import SCHEMES, WeightConfig, path_weights, token_confidences
 
 __all__ = [
     "EXTRACTORS",
     "RUN_ON_MARKS",
+    "SCHEMES",
     "Equation",
+    "WeightConfig",
     "answer_key",
     "equation_is_true",
     "equation_list",
@@ -18,6 +21,9 @@ __all__ = [
     "key_of_answer",
     "kind_of",
     "majority",
+    "path_weights",
     "render",
+    "token_confidences",
     "vote",
+    "weighted_vote",
 ]

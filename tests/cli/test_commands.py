@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from fastsi import api, env, vote
+from fastsi import api, env, vote, vote_files
 from fastsi.cli import _demo, _improve, _sample
 from fastsi.cli._config import Tables
 from fastsi.data.manifest import content_hash
@@ -295,7 +295,7 @@ def test_interrupt_ends_with_130(cli: Cli, tmp_path: Path, monkeypatch: pytest.M
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "vote", interrupted)
+    monkeypatch.setattr(vote_files, "vote_file", interrupted)
     ended = cli("vote", tmp_path / "paths.jsonl")
     assert ended.code == 130
     assert ended.out == ""
@@ -309,7 +309,7 @@ def test_a_bug_keeps_its_traceback(
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(api, "vote", broken)
+    monkeypatch.setattr(vote_files, "vote_file", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         cli("vote", tmp_path / "paths.jsonl")
 

@@ -31,6 +31,7 @@ def path(
         "path": index,
         "text": text or f" It is {index}. The answer is {answer}.",
         "answer": answer,
+        "num_tokens": 3,
         "cumulative_logprob": -1.0,
         "finish_reason": "stop",
         **more,
@@ -168,3 +169,19 @@ def test_concentrations_count_open_and_closed_answers_apart() -> None:
 def test_the_sure_share_is_wilsons_lower_bound(wins: int, questions: int, low: float) -> None:
     item = Concentration(closed=False, answer="num:1", wins=wins, questions=questions)
     assert item.sure_share == pytest.approx(low, abs=1e-4)
+
+
+def test_votes_may_be_weighed() -> None:
+    paths = [
+        path("q", 0, "num:1", cumulative_logprob=-0.3),
+        path("q", 1, "num:2", cumulative_logprob=-9.0),
+        path("q", 2, "num:2", cumulative_logprob=-9.0),
+    ]
+    plain, weighed = vote_rows(paths)[0], vote_rows(paths, "logprob_mean")[0]
+    assert (plain["winner"], plain["weights"]) == ("num:2", None)
+    assert (weighed["winner"], weighed["margin"]) == ("num:1", -1)
+    assert weighed["counts"][0] == {"answer": "num:1", "votes": 1}
+    assert sum(weighed["weights"]) == pytest.approx(3.0)
+    # A lead is counted in votes; without a rule on it the heaviest answer is kept.
+    assert decided([weighed], SelectConfig(min_lead=1)) == {}
+    assert decided([weighed], SelectConfig(min_lead=0)) == {"q": "num:1"}
