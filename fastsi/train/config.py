@@ -96,7 +96,7 @@ class SelectConfig:
     min_share: float = 0.0
     """Least share of a question's paths that reached the winner."""
     min_lead: int = 2
-    """Least votes between winner and runner-up."""
+    """Least votes between winner and runner-up; 0: no such rule."""
     max_paths: int | None = 8
     """Most paths kept per question, lowest index first; None: all."""
     distinct_equations: bool = True
