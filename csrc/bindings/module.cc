@@ -78,7 +78,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", [] { return fastsi::name_of(fastsi::isa()); });
   m.def("available_isas", [] {
     std::vector<std::string> names;
-    for (auto isa : {fastsi::Isa::portable, fastsi::Isa::avx2, fastsi::Isa::avx512}) {
+    for (auto isa : fastsi::kIsas) {
       if (fastsi::isa_available(isa)) names.emplace_back(fastsi::name_of(isa));
     }
     return names;

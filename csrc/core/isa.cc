@@ -1,21 +1,38 @@
 #include "fastsi/isa.h"
 
 #include <atomic>
+#if defined(FASTSI_AMX_KERNELS)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "fastsi/check.h"
 
 namespace fastsi {
 namespace {
 
-constexpr Isa kAll[] = {Isa::portable, Isa::avx2, Isa::avx512};
-
 Isa widest() {
   Isa best = Isa::portable;
-  for (Isa candidate : kAll) {
+  for (Isa candidate : kIsas) {
     if (isa_available(candidate)) best = candidate;
   }
   return best;
 }
+
+#if defined(FASTSI_AMX_KERNELS)
+// The kernel saves tiles only for a process that has asked; its threads and children inherit it.
+bool amx_granted() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kVnni = 1u << 11;
+  if ((edx & kBf16) == 0 || (edx & kTile) == 0 || (edx & kInt8) == 0) return false;
+  if ((ecx & kVnni) == 0) return false;
+  if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0 || (eax & (1u << 5)) == 0) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 std::atomic<Isa>& current() {
   static std::atomic<Isa> value{widest()};
@@ -37,6 +54,14 @@ bool isa_available(Isa isa) {
       return isa_available(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512dq");
+    case Isa::amx: {
+#if defined(FASTSI_AMX_KERNELS)
+      static const bool granted = isa_available(Isa::avx512) && amx_granted();
+      return granted;
+#else
+      return false;
+#endif
+    }
   }
   return false;
 #else
@@ -45,7 +70,7 @@ bool isa_available(Isa isa) {
 }
 
 const char* name_of(Isa isa) {
-  constexpr const char* names[] = {"portable", "avx2", "avx512"};
+  constexpr const char* names[] = {"portable", "avx2", "avx512", "amx"};
   return names[static_cast<int>(isa)];
 }
 
@@ -56,14 +81,14 @@ void set_isa(const std::string& name) {
     current().store(widest());
     return;
   }
-  for (Isa candidate : kAll) {
+  for (Isa candidate : kIsas) {
     if (name != name_of(candidate)) continue;
     FASTSI_CHECK(isa_available(candidate), "instruction set ", name,
                  ": this CPU or this build lacks it; the widest available is ", name_of(widest()));
     current().store(candidate);
     return;
   }
-  fail("instruction set ", name, ": must be auto, portable, avx2 or avx512");
+  fail("instruction set ", name, ": must be auto, portable, avx2, avx512 or amx");
 }
 
 }  // namespace fastsi

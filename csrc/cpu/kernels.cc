@@ -15,6 +15,9 @@ const Kernels& kernels() {
       FASTSI_TABLE(avx2),
       FASTSI_TABLE(avx512),
 #endif
+#if defined(FASTSI_AMX_KERNELS)
+      FASTSI_TABLE(amx),
+#endif
   };
 #undef FASTSI_TABLE
   return table[static_cast<int>(isa())];

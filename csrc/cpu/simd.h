@@ -1,4 +1,5 @@
-// Vectors of the instruction set this file is compiled for (FASTSI_ISA: portable, avx2 or avx512).
+// Vectors of the instruction set this file is compiled for (FASTSI_ISA: portable, avx2, avx512 or
+// amx).
 //
 // Kernels include this header alone and use no other inline library code: a shared inline function
 // compiled here with wide instructions could be the copy the linker keeps for everybody.

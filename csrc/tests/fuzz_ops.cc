@@ -382,7 +382,7 @@ int main(int argc, char** argv) {
   if (argc != 3) die("usage: fastsi_fuzz_ops SEED ROUNDS");
   generator.seed(std::stoull(argv[1]));
   const long rounds = std::stol(argv[2]);
-  for (auto isa : {fastsi::Isa::portable, fastsi::Isa::avx2, fastsi::Isa::avx512}) {
+  for (auto isa : fastsi::kIsas) {
     if (!fastsi::isa_available(isa)) continue;
     fastsi::set_isa(fastsi::name_of(isa));
     for (long i = 0; i < rounds; ++i) {

@@ -14,7 +14,7 @@ from fastsi.ops import SegmentPlan
 from fastsi.ops._registry import TABLE
 
 Tensors = tuple[torch.Tensor, ...]
-ISAS = ("portable", "avx2", "avx512")
+ISAS = ("portable", "avx2", "avx512", "amx")
 
 
 def runners(op: str) -> list[str]:

@@ -5,11 +5,13 @@
 
 namespace fastsi {
 
-enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2 };
+// amx: AVX-512 with bfloat16 and VNNI, and the matrix tiles of AMX for bfloat16 and int8.
+enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, amx = 3 };
+inline constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx};
 
-// Sets the instruction set for all later calls: "portable", "avx2", "avx512", or "auto" for the
-// widest that this build holds and this CPU runs. Throws std::invalid_argument for any other name,
-// or for one that cannot run here.
+// Sets the instruction set for all later calls: "portable", "avx2", "avx512", "amx", or "auto"
+// for the widest that this build holds and this CPU runs. Throws std::invalid_argument for any
+// other name, or for one that cannot run here.
 void set_isa(const std::string& name);
 
 Isa isa();
