@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from fastsi import engine
 from fastsi import vote as voting
@@ -26,6 +26,7 @@ from fastsi.train.sample import path_rows
 from fastsi.train.sampler import check_lengths, context_length
 from fastsi.train.tables import PATHS, write_table
 from fastsi.types import Question, RequestOutput, SamplingParams, Vote, check_known
+from fastsi.vote.stopping import Exact, Rule, Stop
 from fastsi.vote_files import new_file, vote_file
 
 BUILTIN = "builtin"
@@ -48,8 +49,9 @@ class LLM(engine.LLM):
         prompts: str | Sequence[str],
         sampling_params: SamplingParams | None = None,
         extractor: str = "auto",
-        stopping: None = None,
+        stopping: str | Rule | None = None,
         weights: str = "uniform",
+        wave: int | Literal["auto"] = "auto",
     ) -> list[Vote]:
         """Sample ``sampling_params.n`` paths per prompt and vote on their answers.
 
@@ -57,25 +59,37 @@ class LLM(engine.LLM):
             prompts: one prompt text or several.
             sampling_params: how to sample; None: 32 paths at temperature 0.7, 256 tokens at most.
             extractor: how the answer is found in a text; one of ``fastsi.vote.EXTRACTORS``.
-            stopping: when to stop before all paths are sampled; only None (never) exists.
+            stopping: when to stop before all paths are sampled: ``exact``, ``beta:0.95``,
+                ``window:5`` (`fastsi.vote.stopping`), or None for never. Which paths count depends
+                on path order alone; ``Vote.n`` is their number, ``Vote.stop_reason`` why it is.
             weights: how much a path's vote weighs; one of ``fastsi.vote.SCHEMES``. ``window:W``
                 uses token confidences where ``sampling_params.logprobs`` is at least 2.
+            wave: with a rule, how many paths of a prompt to have under way beyond those counted;
+                "auto": the fewest with which the rule can stop. Changes the time, not the votes.
 
         Returns:
             One vote per prompt, in order.
 
         Raises:
-            ConfigError: an unknown extractor, weighting or stopping rule.
+            ConfigError: an unknown extractor, weighting, stopping rule or wave, or ``exact`` with
+                weights: it counts votes, and weights could still change its winner.
         """
-        if stopping is not None:
-            raise ConfigError(
-                f"stopping={stopping!r}: the only choice is None, which samples every path"
-            )
         check_known([extractor], voting.EXTRACTORS, "extractor")
         config = voting.WeightConfig.parse(weights)
+        rule = voting.parse_rule(stopping)
+        if isinstance(rule, Exact) and config.name != "uniform":
+            raise ConfigError(f"stopping='exact' with weights={weights!r}: needs weights='uniform'")
         params = sampling_params or PAPER_SAMPLING
-        outputs = self.generate(prompts, params, use_tqdm=False)
-        return [_vote_on(group, extractor, config, params.logprobs or 0) for group in outputs]
+        many = [prompts] if isinstance(prompts, str) else prompts
+        controllers = [
+            voting.VoteController(rule, params.n, extractor=extractor, wave=wave) for _ in many
+        ]
+        controlled = None if rule is None else controllers
+        outputs = self.generate(many, params, use_tqdm=False, controllers=controlled)
+        return [
+            _vote_on(group, extractor, config, params.logprobs or 0, controller.stop)
+            for group, controller in zip(outputs, controllers, strict=True)
+        ]
 
 
 Model: TypeAlias = str | Path | LLM
@@ -306,7 +320,11 @@ def _evaluate(llm: LLM, problems: Problems, name: str, progress: bool) -> store.
 
 
 def _vote_on(
-    group: RequestOutput, extractor: str, weights: voting.WeightConfig, top_logprobs: int
+    group: RequestOutput,
+    extractor: str,
+    weights: voting.WeightConfig,
+    top_logprobs: int,
+    stop: Stop | None,
 ) -> Vote:
     paths = group.outputs
     confidences = None
@@ -317,5 +335,6 @@ def _vote_on(
         logprobs=[path.token_logprobs for path in paths],
         weights=weights,
         confidences=confidences,
+        stop_reason="full" if stop is None else stop.reason,
         extractor=extractor,
     )

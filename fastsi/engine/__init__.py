@@ -6,7 +6,8 @@ attention arrives in attention.py, `Sampler.sample` (sampler.py) draws, `Schedul
 """
 
 from fastsi.engine.config import EngineConfig
+from fastsi.engine.control import GroupController
 from fastsi.engine.llm import LLM
 from fastsi.engine.stats import EngineStats
 
-__all__ = ["LLM", "EngineConfig", "EngineStats"]
+__all__ = ["LLM", "EngineConfig", "EngineStats", "GroupController"]

@@ -12,6 +12,7 @@ import torch
 
 from fastsi import ops
 from fastsi.engine.config import EngineConfig
+from fastsi.engine.control import GroupController
 from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.kv_pool import KVPool
 from fastsi.engine.model_runner import ModelRunner
@@ -35,6 +36,8 @@ class EngineRequest:
     """If given, each is scored instead of sampled; ``params.params.n`` is ignored."""
     top: int | None = None
     """For scoring: how many of the most likely tokens to report per position."""
+    controller: GroupController | None = None
+    """Says how many of the paths are needed; None: all."""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class RequestPaths:
     """What became of a request."""
 
     paths: list[PathState] = field(default_factory=list)
+    """In path order; where a controller decided, those that count."""
     cached_tokens: int = 0
     """Prompt tokens whose keys and values were there before the call."""
 
@@ -73,7 +77,7 @@ class Engine:
 
         Args:
             requests: in any order; equal prompts share their prefill and get different streams.
-            on_finish: called with each path as it ends.
+            on_finish: called with each path as it ends or is cancelled.
 
         Returns:
             For each request its paths in path order.
@@ -93,6 +97,9 @@ class Engine:
                     for path in self.step():
                         self.stats.paths += 1
                         on_finish(path)
+                        if path.group.controller is not None:
+                            for dropped in self._consult(path.group.controller, path, results):
+                                on_finish(dropped)
         finally:
             self.scheduler.abort()
             self.tree.prune()
@@ -119,6 +126,22 @@ class Engine:
         stats.peak_pages = max(stats.peak_pages, self.pool.peak_used)
         return ended
 
+    def _consult(
+        self, controller: GroupController, path: PathState, results: list[RequestPaths]
+    ) -> list[PathState]:
+        """Tell a controller of a path that ended; returns the paths it cancels."""
+        group = path.group
+        with self.stats.phase("text"):
+            count = controller.finished(path.index, self._text.path_text(path))
+            if count is None:
+                group.wanted = controller.wanted
+                return []
+        dropped = self.scheduler.cancel(group, path.request, count)
+        del results[path.request].paths[count:]
+        self.stats.cancelled_paths += len(dropped)
+        self.stats.cancelled_tokens += sum(len(each.tokens) for each in dropped)
+        return dropped
+
     def _make_groups(
         self, requests: Sequence[EngineRequest], results: list[RequestPaths]
     ) -> list[Group]:
@@ -133,9 +156,14 @@ class Engine:
             copies = copies or [None] * request.params.params.n
             for index, given in enumerate(copies):
                 name = digest if not apart else b"%d/%d" % (number, index)
+                if request.controller is not None:
+                    name = b"%d" % number  # its paths are held back and cancelled together
                 if name not in groups:
                     leaf = self.tree.insert(request.prompt, private=apart)
                     groups[name] = Group(leaf=leaf, prompt=request.prompt)
+                    if request.controller is not None:
+                        groups[name].controller = request.controller
+                        groups[name].wanted = request.controller.wanted
                 path = PathState(
                     group=groups[name],
                     request=number,

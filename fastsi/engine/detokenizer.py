@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from fastsi.engine.requests import PathState
 from fastsi.types import SamplingParams
 
 _MARGIN_TOKENS = 4
@@ -30,6 +31,17 @@ class Detokenizer:
                 clean_up_tokenization_spaces=False,
             )
         )
+
+    def path_text(self, path: PathState) -> str:
+        """The text of a path that ended, without its stop token or what follows its stop string."""
+        if path.text is None:
+            params, shown = path.params.params, path.tokens
+            by_token = path.finish_reason == "stop" and isinstance(path.stop_reason, int)
+            if by_token and not params.include_stop_str_in_output:
+                shown = shown[:-1]
+            text = self.decode(shown, skip_special_tokens=params.skip_special_tokens)
+            path.text = text[: path.text_end]
+        return path.text
 
     def find_stop(self, tokens: Sequence[int], params: SamplingParams) -> tuple[str, int] | None:
         """The first stop string in the text of ``tokens`` and where the text then ends, characters.

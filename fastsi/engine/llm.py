@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsi.engine import architecture, loading, outputs, weights
 from fastsi.engine.config import EngineConfig, LogprobsMode, Sharing
+from fastsi.engine.control import GroupController
 from fastsi.engine.core import Engine, EngineRequest
 from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.kv_pool import LayerShape
@@ -116,6 +117,8 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        *,
+        controllers: Sequence[GroupController | None] | None = None,
     ) -> list[RequestOutput]:
         """Sample ``n`` paths for each prompt.
 
@@ -125,9 +128,11 @@ class LLM:
                 paths of that prompt: 32 copies with n=1 are the paths of one copy with n=32.
             sampling_params: one for all, or one per prompt; None: the defaults.
             use_tqdm: show a progress bar of paths on a terminal.
+            controllers: one per prompt, or None; ends a prompt's sampling before ``n`` paths.
 
         Returns:
-            One `RequestOutput` per prompt, in order, its ``outputs`` in path order.
+            One `RequestOutput` per prompt, in order, its ``outputs`` in path order; of a prompt
+            whose controller decided, the paths that count.
 
         Raises:
             ConfigError: a prompt is empty, or names tokens outside the vocabulary.
@@ -135,13 +140,20 @@ class LLM:
             CacheFull: a path cannot fit the KV cache.
         """
         batch = _as_list(prompts)
-        settings = _per_prompt(sampling_params, len(batch))
+        if isinstance(sampling_params, SamplingParams):
+            sampling_params = [sampling_params] * len(batch)
+        settings = _per_prompt(sampling_params, SamplingParams(), len(batch), "sampling_params")
         texts = [p if isinstance(p, str) else None for p in batch]
         ids = [self._encode(prompt, where) for where, prompt in enumerate(batch)]
         resolved: dict[tuple[int, int], PathParams] = {}
+        control = _per_prompt(controllers, None, len(batch), "controllers")
         requests = [
-            EngineRequest(prompt=tokens, params=self._resolve(params, len(tokens), resolved))
-            for tokens, params in zip(ids, settings, strict=True)
+            EngineRequest(
+                prompt=tokens,
+                params=self._resolve(params, len(tokens), resolved),
+                controller=controller,
+            )
+            for tokens, params, controller in zip(ids, settings, control, strict=True)
         ]
         self._notice_new_weights()
         total = sum(params.n for params in settings)
@@ -372,13 +384,10 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return [many] if many and isinstance(many[0], int) else many
 
 
-def _per_prompt(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int
-) -> list[SamplingParams]:
-    if params is None:
-        params = SamplingParams()
-    if isinstance(params, SamplingParams):
-        return [params] * count
-    if len(params) != count:
-        raise ConfigError(f"{len(params)} sampling_params for {count} prompts")
-    return list(params)
+def _per_prompt(given: Sequence[_T] | None, default: _T, count: int, name: str) -> list[_T]:
+    """One value per prompt; the default where none are given."""
+    if given is None:
+        return [default] * count
+    if len(given) != count:
+        raise ConfigError(f"{len(given)} {name} for {count} prompts")
+    return list(given)

@@ -34,13 +34,6 @@ def request_output(
 def _completion(
     path: PathState, params: SamplingParams, detokenizer: Detokenizer
 ) -> CompletionOutput:
-    shown = path.tokens
-    by_token = path.finish_reason == "stop" and isinstance(path.stop_reason, int)
-    if by_token and not params.include_stop_str_in_output:
-        shown = shown[:-1]
-    text = detokenizer.decode(shown, skip_special_tokens=params.skip_special_tokens)
-    if path.text_end is not None:
-        text = text[: path.text_end]
     if params.logprobs is not None:
         for found in path.top:
             for token, entry in found.items():
@@ -48,7 +41,7 @@ def _completion(
                 found[token] = Logprob(entry.logprob, entry.rank, name)
     return CompletionOutput(
         index=path.index,
-        text=text,
+        text=detokenizer.path_text(path),
         token_ids=path.tokens,
         cumulative_logprob=sum(path.logprobs),
         logprobs=path.top if params.logprobs is not None else None,

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from fastsi.engine.control import GroupController
 from fastsi.engine.prefix_tree import Node
 from fastsi.types import FinishReason, Logprob, SamplingParams
 
@@ -77,6 +78,8 @@ class PathState:
     stop_reason: int | str | None = None
     text_end: int | None = None
     """Where a stop string cuts the text, characters."""
+    text: str | None = None
+    """Decoded when first asked for, after the path has ended."""
 
     @property
     def num_inputs(self) -> int:
@@ -91,7 +94,7 @@ class PathState:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """All paths of the call that continue the same prompt."""
+    """All paths of the call that continue the same prompt; of one request if it is controlled."""
 
     leaf: Node
     """Ends with the prompt's last token."""
@@ -104,11 +107,22 @@ class Group:
     """Paths that decode."""
     admitted: bool = False
     """Whether the chain of ``leaf`` is locked and has pages."""
+    controller: GroupController | None = None
+    """Says how many paths are needed; None: all of them."""
+    wanted: int = _ENDLESS
+    """Pending paths of this index or more are held back."""
 
     @property
     def done(self) -> bool:
         """Whether no path is left to start or run."""
         return not self.pending and not self.resuming and self.running == 0
+
+    @property
+    def num_ready(self) -> int:
+        """Pending paths that are not held back."""
+        if not self.pending:
+            return 0
+        return max(0, min(len(self.pending), self.wanted - self.pending[0].index))
 
     @property
     def prefilled(self) -> bool:

@@ -4,6 +4,11 @@ Groups are served in the depth-first order of the prefix tree. When pages run ou
 that order gives up its pages and is computed again later; the first path is never taken from, so
 every call ends. Random streams are counted by position, so a path that was preempted continues with
 the tokens it would have drawn anyway.
+
+A group with a controller starts its paths in waves: those it wants now go before the next group,
+the others are held back, and the rows go to other groups. Only when no group waits and fewer than
+``_BUSY_ROWS`` paths decode, held paths start on a chance: such a row costs little, and a path that
+the controller asks for later has then begun already.
 """
 
 from __future__ import annotations
@@ -23,6 +28,9 @@ from fastsi.engine.requests import Group, PathState
 from fastsi.engine.rows import Int, RowTable
 from fastsi.engine.stats import EngineStats
 from fastsi.errors import CacheFull
+
+_BUSY_ROWS = 64
+"""Rows from which one more costs its arithmetic; below, a step's fixed costs prevail."""
 
 TextEnds = Mapping[int, tuple[str, int]]
 """Table slot: the stop string found, and where the text ends, characters."""
@@ -82,6 +90,8 @@ class Scheduler:
         chunks: list[Chunk] = []
         planned: dict[int, Chunk] = {}
         budget = self._config.max_step_tokens - len(self.table.active)
+        if not self._waiting:
+            self._release_held()
         for group in self._admitted:
             if budget <= 0:
                 break
@@ -182,7 +192,7 @@ class Scheduler:
         self, group: Group, chunks: list[Chunk], planned: dict[int, Chunk], budget: int
     ) -> int:
         """Add prefill work of ``group``; returns what is left of the budget, tokens."""
-        if not group.pending and not group.resuming:
+        if not group.num_ready and not group.resuming:
             return budget
         for node in group.leaf.chain():
             chunk = planned.get(id(node))
@@ -214,7 +224,7 @@ class Scheduler:
     def _start(self, group: Group, chunks: list[Chunk], last: Chunk | None, budget: int) -> int:
         """Start pending paths: from the logits of the prompt's last token, or by recomputation."""
         fresh: list[PathState] = []
-        while group.pending and (last is not None or budget > 0):
+        while group.num_ready and (last is not None or budget > 0):
             path = group.pending[0]
             pages = -(-path.num_inputs // self._config.page_size)
             if not self._may_start(path, pages, len(fresh)):
@@ -231,10 +241,27 @@ class Scheduler:
             last = self._last_token_again(group)
             chunks.append(last)
             budget -= 1
-        last.scores = [path for path in fresh if path.forced]
-        last.draws = [self.table.add(path) for path in fresh if not path.forced]
-        group.running += len(last.draws)
+        # Groups of one prompt with a controller each may share the prompt's last chunk.
+        last.scores += [path for path in fresh if path.forced]
+        draws = [self.table.add(path) for path in fresh if not path.forced]
+        last.draws += draws
+        group.running += len(draws)
         return budget
+
+    def _release_held(self) -> None:
+        """Let held paths start where rows would be idle, evenly over the groups."""
+        held = [group for group in self._admitted if len(group.pending) > group.num_ready]
+        if not held:
+            return
+        coming = sum(group.num_ready + len(group.resuming) for group in self._admitted)
+        room = min(_BUSY_ROWS, self.table.capacity) - len(self.table.active) - coming
+        for at, group in enumerate(held):
+            share = -(-room // (len(held) - at))
+            if share <= 0:
+                break
+            ready = min(len(group.pending), group.num_ready + share)
+            room -= ready - group.num_ready
+            group.wanted = group.pending[0].index + ready
 
     def _may_start(self, path: PathState, pages: int, fresh: int) -> bool:
         """Whether there is a slot and room for one more path, ``fresh`` being started just now."""
@@ -339,6 +366,39 @@ class Scheduler:
         else:
             path.finish_reason = "length"
         return path
+
+    def cancel(self, group: Group, request: int, count: int) -> list[PathState]:
+        """Drop the paths of ``request`` with index ``count`` or more, between two steps.
+
+        Args:
+            group: the request's own group.
+            request: index of the request in the call.
+            count: paths to keep.
+
+        Returns:
+            The paths dropped, with what they had sampled; their pages are free.
+        """
+        dropped = [path for path in group.pending if path.index >= count]
+        group.pending = deque(path for path in group.pending if path.index < count)
+        for path in [path for path in group.resuming if path.index >= count]:
+            group.resuming.remove(path)
+            self._pool.release(path.pages)
+            path.pages, path.filled = [], 0
+            dropped.append(path)
+        table, slots = self.table, self.table.active
+        slots = slots[(table.request[slots] == request) & (table.index[slots] >= count)]
+        table.deactivate(slots)
+        for slot in slots.tolist():
+            path, pages = table.remove(slot)
+            self._pool.release(pages)
+            dropped.append(path)
+        group.running -= len(slots)
+        for path in dropped:
+            path.finish_reason = "abort"
+        if group.done and group.admitted:
+            self._admitted.remove(group)
+            self._release(group)
+        return dropped
 
     def abort(self) -> None:
         """Drop all work and give back every page and lock; cached prompts stay."""

@@ -18,8 +18,12 @@ class EngineStats:
     """Prompts given."""
     paths: int = 0
     """Paths finished."""
+    cancelled_paths: int = 0
+    """Paths that a controller made needless, before or after they had begun."""
     generated_tokens: int = 0
     """Tokens sampled."""
+    cancelled_tokens: int = 0
+    """Tokens sampled for cancelled paths; part of ``generated_tokens``."""
     prompt_tokens: int = 0
     """Prompt tokens, counted once per path: what an engine without sharing would prefill."""
     prefilled_tokens: int = 0
@@ -59,7 +63,9 @@ class EngineStats:
         return {
             "requests": self.requests,
             "paths": self.paths,
+            "cancelled_paths": self.cancelled_paths,
             "generated_tokens": self.generated_tokens,
+            "cancelled_tokens": self.cancelled_tokens,
             "tokens_per_s": self.generated_tokens / busy if busy else 0.0,
             "prompt_tokens": self.prompt_tokens,
             "prefilled_tokens": self.prefilled_tokens,

@@ -6,6 +6,7 @@ from fastsi.vote.key import key_of_answer
 from fastsi.vote.kinds import kind_of, render
 from fastsi.vote.majority import majority, vote, weighted_vote
 from fastsi.vote.marks import RUN_ON_MARKS
+from fastsi.vote.stopping import VoteController, decide, parse_rule
 from fastsi.vote.weights import SCHEMES, WeightConfig, path_weights, token_confidences
 
 __all__ = [
@@ -13,14 +14,17 @@ __all__ = [
     "RUN_ON_MARKS",
     "SCHEMES",
     "Equation",
+    "VoteController",
     "WeightConfig",
     "answer_key",
+    "decide",
     "equation_is_true",
     "equation_list",
     "equations",
     "key_of_answer",
     "kind_of",
     "majority",
+    "parse_rule",
     "path_weights",
     "render",
     "token_confidences",
