@@ -37,6 +37,7 @@ TensorView make_view(std::uintptr_t data, const py::tuple& shape, const py::tupl
 void bind_ops(py::module_& m) {
   using Release = py::call_guard<py::gil_scoped_release>;
   using fastsi::AttentionOptions;
+  using fastsi::LinearWeights;
   using fastsi::SegmentPlan;
   using V = const TensorView&;
   py::class_<SegmentPlan>(m, "SegmentPlan")
@@ -47,6 +48,24 @@ void bind_ops(py::module_& m) {
          std::int64_t window, V out, V lse, int threads) {
         const AttentionOptions options{scale, softcap, window};
         fastsi::segment_attention(q, k_cache, v_cache, plan, options, out, lse, threads);
+      },
+      Release());
+  py::class_<LinearWeights>(m, "LinearWeights").def(py::init([](V data, std::int64_t n, bool pair) {
+    return LinearWeights{data, n, pair};
+  }));
+  m.def("linear_panel_width", &fastsi::linear_panel_width);
+  m.def("linear_panels", &fastsi::linear_panels);
+  m.def("linear_pack", &fastsi::linear_pack, Release());
+  m.def("linear_unpack", &fastsi::linear_unpack, Release());
+  m.def(
+      "linear",
+      [](V x, const LinearWeights& weights, const TensorView* bias, const TensorView* residual,
+         const TensorView* row_index, int activation, V out, int threads) {
+        FASTSI_CHECK(0 <= activation && activation < fastsi::kNumActivations,
+                     "activation: no number ", activation);
+        fastsi::linear(x, weights,
+                       {bias, residual, row_index, static_cast<fastsi::Activation>(activation)},
+                       out, threads);
       },
       Release());
   m.def("merge_states", &fastsi::merge_states, Release());

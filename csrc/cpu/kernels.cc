@@ -5,9 +5,10 @@
 namespace fastsi {
 
 const Kernels& kernels() {
-#define FASTSI_TABLE(isa)                                                                \
-  {                                                                                      \
-    isa::attention_scratch, isa::attention, isa::merge, isa::sample_scratch, isa::sample \
+#define FASTSI_TABLE(isa)                                                                      \
+  {                                                                                            \
+    isa::attention_scratch, isa::attention, isa::linear_fp32_layout, isa::linear_fp32_scratch, \
+        isa::linear_fp32, isa::merge, isa::sample_scratch, isa::sample                         \
   }
   static constexpr Kernels table[] = {
       FASTSI_TABLE(portable),

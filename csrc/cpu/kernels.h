@@ -1,6 +1,5 @@
 // What the per-instruction-set kernels take and the table that reaches them. Arguments are raw and
-// already checked; the callers in segment_attention.cc, merge_states.cc and sample_tokens.cc own
-// checks, scratch and threads.
+// already checked; the callers (segment_attention.cc and so on) own checks, scratch and threads.
 #pragma once
 
 #include <cstddef>
@@ -36,6 +35,27 @@ struct MergeTask {
   std::int64_t outs_stride[3], lses_stride[3];  // partial, row, head
 };
 
+// Linear layer over packed panels, for the rows and panels of a block.
+struct LinearTask {
+  const float* x;
+  const std::int64_t* row_index;  // null: row r of the output reads row r of x
+  const float* weights;
+  const float *bias, *residual;  // null: none
+  float* out;
+  std::int64_t x_stride, residual_stride, out_stride;
+  std::int64_t k, n;
+  Activation activation;
+  bool pair;
+};
+struct LinearBlock {
+  std::int64_t row_first, row_last, panel_first, panel_last;
+};
+struct LinearLayout {
+  std::int64_t width;  // columns of a panel
+  std::int64_t lanes;  // of a vector: the grain at which a pair's halves alternate
+  std::int64_t rows;   // of a register block
+};
+
 // Draw of one row.
 struct SampleTask {
   DType dtype;
@@ -58,6 +78,9 @@ struct SampleResult {
   namespace isa {                                                                        \
   std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows);           \
   void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch); \
+  LinearLayout linear_fp32_layout();                                                     \
+  std::size_t linear_fp32_scratch(const LinearTask& task, const LinearBlock& block);     \
+  void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch);     \
   void merge(const MergeTask& task, std::int64_t row);                                   \
   std::size_t sample_scratch(const SampleTask& task);                                    \
   SampleResult sample(const SampleTask& task, void* scratch);                            \
@@ -71,6 +94,9 @@ FASTSI_DECLARE_KERNELS(amx)
 struct Kernels {
   decltype(&portable::attention_scratch) attention_scratch;
   decltype(&portable::attention) attention;
+  decltype(&portable::linear_fp32_layout) linear_fp32_layout;
+  decltype(&portable::linear_fp32_scratch) linear_fp32_scratch;
+  decltype(&portable::linear_fp32) linear_fp32;
   decltype(&portable::merge) merge;
   decltype(&portable::sample_scratch) sample_scratch;
   decltype(&portable::sample) sample;

@@ -5,6 +5,8 @@
 
 from fastsi.ops._registry import explain
 from fastsi.ops.kv_write.api import kv_write
+from fastsi.ops.linear.api import linear
+from fastsi.ops.linear.packed import PackedWeight, pack_weight
 from fastsi.ops.merge_states.api import merge_states
 from fastsi.ops.sample_tokens.api import sample_tokens
 from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SampleParams
@@ -14,12 +16,15 @@ from fastsi.ops.segment_attention.plan import SegmentPlan
 
 __all__ = [
     "LogitAdjust",
+    "PackedWeight",
     "SampleParams",
     "SampledTokens",
     "SegmentPlan",
     "explain",
     "kv_write",
+    "linear",
     "merge_states",
+    "pack_weight",
     "path_key",
     "prompt_digest",
     "sample_tokens",

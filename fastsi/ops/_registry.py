@@ -21,7 +21,7 @@ from fastsi import _ext, env
 from fastsi.errors import BackendUnavailable
 from fastsi.types import check_known
 
-OPS = ("segment_attention", "merge_states", "kv_write", "sample_tokens")
+OPS = ("segment_attention", "merge_states", "kv_write", "sample_tokens", "linear")
 BACKENDS = tuple(name for name in env.BACKEND.choices or () if name != "auto")
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -101,6 +101,7 @@ TABLE: tuple[Row, ...] = (
     *_rows("merge_states", _FLOATS),
     *_rows("kv_write", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
+    *_rows("linear", (torch.float32,)),
 )
 """In order of preference within an op."""
 

@@ -85,6 +85,40 @@ struct SampledTokens {
   TensorView token, logprob, logprob_full, kept_mass;
 };
 
+// Weights of a linear layer in panels of columns, as the kernels of one instruction set read them:
+// data [linear_panels(n, pair), k, linear_panel_width()], float32, zeros where a column is padding.
+// n counts the output features of all weights laid side by side; a pair's second half multiplies
+// the activated first half.
+struct LinearWeights {
+  TensorView data;
+  std::int64_t n = 0;
+  bool pair = false;
+};
+
+enum class Activation : int { none = 0, silu = 1, gelu = 2, gelu_tanh = 3 };
+inline constexpr int kNumActivations = 4;
+
+// What follows the product, in this order: + bias, activation (pair: activation times second half),
+// + residual. Null: none. `row_index`: output row r comes from x[row_index[r]]; null: from x[r].
+struct LinearEpilogue {
+  const TensorView *bias = nullptr, *residual = nullptr, *row_index = nullptr;
+  Activation activation = Activation::none;
+};
+
+// Of the instruction set in force.
+std::int64_t linear_panel_width();
+std::int64_t linear_panels(std::int64_t n, bool pair);
+
+// Copies weight [features, k] to or from the features [first, first + features) of `packed`.
+void linear_pack(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
+                 int threads);
+void linear_unpack(const LinearWeights& packed, std::int64_t first, const TensorView& weight,
+                   int threads);
+
+// out may be the residual, but may not overlap x.
+void linear(const TensorView& x, const LinearWeights& weights, const LinearEpilogue& after,
+            const TensorView& out, int threads);
+
 // `row_index` and `adjust` may be null. A row without a usable logit gets token -1.
 void sample_tokens(const TensorView& logits, const SampleParams& params,
                    const TensorView* row_index, const LogitAdjust* adjust,

@@ -1,0 +1,312 @@
+"""linear: every backend against float64; packing, epilogues, fixed bits, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastsi import _ext
+from fastsi.errors import ConfigError
+from fastsi.ops import PackedWeight, explain, linear, pack_weight
+from tests.ops.support import assert_as_good_as_torch, runners, running, torch_threads
+
+RUNNERS = runners("linear")
+CPU_RUNNERS = [name for name in RUNNERS if name.startswith("cpu")]
+ACTIVATIONS = [None, "silu", "gelu", "gelu_tanh"]
+
+
+def normal(*shape: int, seed: int = 0, spread: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator) * spread
+
+
+def plain(x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nn.functional.linear(x, torch.cat(weights).to(x.dtype))
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("rows", [1, 5, 6, 7, 16, 17, 33])
+@pytest.mark.parametrize(
+    ("n", "k"),
+    [(1, 1), (8, 2), (63, 31), (64, 32), (65, 33), (16, 128), (17, 129), (100, 500), (48, 1025)],
+)
+def test_precision(runner: str, rows: int, n: int, k: int) -> None:
+    # Plain torch on many rows: for few it has other kernels, and on few sums it is exact by luck.
+    x, weight = normal(200, k), normal(n, k, seed=1)
+    expected = plain(x, [weight])
+    got = expected.clone()
+    with running(runner) as backend:
+        got[:rows] = linear(x[:rows], pack_weight([weight]), backend=backend)
+    assert_as_good_as_torch(got, expected, plain(x.double(), [weight]))
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("kind", ["wide range", "cancellation", "long"])
+def test_precision_where_it_is_hard(runner: str, kind: str) -> None:
+    """Rows whose elements differ by many powers of ten, sums that cancel, and long sums.
+
+    Compared row by row with a scale of its own: the sum of the products' magnitudes.
+    """
+    generator = torch.Generator().manual_seed(7)
+    k = 8192 if kind == "long" else 640
+    x, weight = normal(40, k), normal(48, k, seed=1)
+    if kind == "wide range":
+        x *= torch.exp(torch.randn(40, k, generator=generator) * 8)
+        weight *= torch.exp(torch.randn(48, k, generator=generator) * 8)
+    if kind == "cancellation":
+        x[:, k // 2 :] = x[:, : k // 2]
+        weight[:, k // 2 :] = -weight[:, : k // 2] * (1 + 1e-6 * normal(48, k // 2, seed=2))
+    truth = plain(x.double(), [weight])
+    scale = plain(x.double().abs(), [weight.abs()])
+    with running(runner) as backend:
+        got = linear(x, pack_weight([weight]), backend=backend)
+    error = ((got.double() - truth).abs() / scale).max().item()
+    allowed = ((plain(x, [weight]).double() - truth).abs() / scale).max().item()
+    assert error <= 2 * max(allowed, torch.finfo(torch.float32).eps), (error, allowed)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("n", [1, 7, 16, 17, 40, 129])
+def test_what_follows_the_product(runner: str, activation: str | None, pair: bool, n: int) -> None:
+    weights = [normal(n, 50, seed=s, spread=0.3) for s in (1, 2)] if pair else [normal(n, 50)]
+    x, residual = normal(11, 50, seed=3), normal(11, n, seed=4)
+    bias = normal(2 * n if pair else n, seed=5)
+    names = {"bias": bias, "residual": residual}
+    for chosen in ({}, {"bias": bias}, {"residual": residual}, names):
+        doubles = {name: tensor.double() for name, tensor in chosen.items()}
+        rows = pack_weight(weights, pair=pair)
+        expected = linear(x, rows, activation=activation, backend="reference", **chosen)
+        truth = linear(x.double(), rows, activation=activation, backend="reference", **doubles)
+        with running(runner) as backend:
+            packed = pack_weight(weights, pair=pair)
+            got = linear(x, packed, activation=activation, backend=backend, **chosen)
+        assert got.shape == (11, n)
+        assert_as_good_as_torch(got, expected, truth)
+
+
+def test_reference_is_written_out() -> None:
+    gate, up, x = normal(6, 9), normal(6, 9, seed=1), normal(4, 9, seed=2)
+    bias, residual = normal(12, seed=3), normal(4, 6, seed=4)
+    got = linear(
+        x,
+        pack_weight([gate, up], pair=True),
+        bias=bias,
+        residual=residual,
+        activation="silu",
+        backend="reference",
+    )
+    first, second = x @ gate.T + bias[:6], x @ up.T + bias[6:]
+    torch.testing.assert_close(got, first * torch.sigmoid(first) * second + residual)
+
+
+@pytest.mark.parametrize("runner", CPU_RUNNERS)
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])
+def test_activations_over_their_whole_range(runner: str, activation: str) -> None:
+    """Within a few units in the last place of the largest of |x| and 1, and limits kept."""
+    x = torch.cat([torch.linspace(-100, 100, 20001), normal(5000), normal(5000) * 1e-4])
+    x = torch.cat([x, torch.tensor([0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38])])[:, None]
+    with running(runner) as backend:
+        got = linear(x, pack_weight([torch.ones(1, 1)]), activation=activation, backend=backend)
+    truth = linear(
+        x.double(), pack_weight([torch.ones(1, 1)]), activation=activation, backend="reference"
+    )
+    error = (got.double() - truth).abs() / truth.abs().clamp(min=1.0)
+    assert error.max() <= 4 * torch.finfo(torch.float32).eps
+    assert (got[x.abs() < 1e-39].abs() < 1e-38).all()
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_row_index_gathers_rows(runner: str) -> None:
+    x, weight = normal(20, 40), normal(30, 40, seed=1)
+    index = torch.tensor([19, 0, 7, 7, 3])
+    residual = normal(5, 30, seed=2)
+    with running(runner) as backend:
+        packed = pack_weight([weight])
+        got = linear(x, packed, row_index=index, residual=residual, backend=backend)
+        expected = linear(x[index], packed, residual=residual, backend=backend)
+        assert torch.equal(got, expected)
+        assert linear(x, packed, row_index=index[:0], backend=backend).shape == (0, 30)
+        for bad in (20, -1):
+            with pytest.raises((ValueError, IndexError)):
+                linear(x[:5], packed, row_index=torch.tensor([0, bad]), backend="cpu")
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_out_may_be_the_residual_and_may_be_a_view(runner: str) -> None:
+    x, weight, stream = normal(9, 24), normal(20, 24, seed=1), normal(9, 20, seed=2)
+    wide = torch.full((9, 25), 7.0)
+    with running(runner) as backend:
+        packed = pack_weight([weight])
+        expected = linear(x, packed, residual=stream, backend=backend)
+        assert linear(x, packed, out=wide[:, 2:22], backend=backend).data_ptr() == (
+            wide[:, 2:].data_ptr()
+        )
+        result = linear(x, packed, residual=stream, out=stream, backend=backend)
+    assert result is stream
+    assert torch.equal(stream, expected)
+    assert (wide[:, :2] == 7).all()
+    assert (wide[:, 22:] == 7).all()
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_strided_input(runner: str) -> None:
+    x, weight = normal(12, 30), normal(10, 30, seed=1)
+    wide = normal(12, 64, seed=3)
+    wide[:, 5:35] = x
+    with running(runner) as backend:
+        expected = linear(x, pack_weight([weight]), backend=backend)
+        across = pack_weight([weight.T.contiguous().T])
+        assert torch.equal(linear(wide[:, 5:35], across, backend=backend), expected)
+        assert torch.equal(linear(x.T.contiguous().T, across, backend=backend), expected)
+
+
+@pytest.mark.parametrize("runner", CPU_RUNNERS)
+@pytest.mark.parametrize(("n", "k", "pair"), [(70, 200, False), (96, 1100, True), (576, 64, False)])
+def test_bits_depend_on_the_row_alone(runner: str, n: int, k: int, pair: bool) -> None:
+    """Any number of rows, any place among them, any number of threads."""
+    weights = [normal(n // 2, k), normal(n // 2, k, seed=1)] if pair else [normal(n, k)]
+    x, bias = normal(300, k, seed=2), normal(n, seed=3)
+    activation = "silu" if pair else None
+    with running(runner) as backend:
+        packed = pack_weight(weights, pair=pair)
+
+        def run(rows: torch.Tensor) -> torch.Tensor:
+            return linear(rows, packed, bias=bias, activation=activation, backend=backend)
+
+        whole = run(x)
+        for threads in (1, 2, 3):
+            with torch_threads(threads):
+                assert torch.equal(run(x), whole)
+        with torch_threads(2):
+            for count in range(1, 71):
+                start = (37 * count) % (300 - count)
+                assert torch.equal(run(x[start : start + count]), whole[start : start + count])
+            turned = run(x.flip(0))
+        assert torch.equal(turned.flip(0), whole)
+
+
+@pytest.mark.parametrize("runner", CPU_RUNNERS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_random_shapes(runner: str, data: st.DataObject) -> None:
+    draw = data.draw
+    k, rows = draw(st.integers(1, 300)), draw(st.integers(0, 80))
+    pair = draw(st.booleans())
+    sizes = draw(st.lists(st.integers(1, 90), min_size=1, max_size=4))
+    sizes = [sizes[0]] * 2 if pair else sizes
+    weights = [normal(n, k, seed=i) for i, n in enumerate(sizes)]
+    x = normal(rows, k, seed=9)
+    activation = draw(st.sampled_from(ACTIVATIONS))
+    with running(runner) as backend:
+        packed = pack_weight(weights, pair=pair)
+        assert [torch.equal(a, b) for a, b in zip(packed.unpack(), weights, strict=True)] == (
+            [True] * len(weights)
+        )
+        got = linear(x, packed, activation=activation, backend=backend)
+        truth = linear(x.double(), packed, activation=activation, backend="reference")
+    assert got.shape == (rows, packed.out_features)
+    if rows:
+        torch.testing.assert_close(got.double(), truth, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("runner", CPU_RUNNERS)
+def test_packing_is_exact_and_aligned(runner: str) -> None:
+    weight = normal(37, 21)
+    weight.view(-1)[:4] = torch.tensor([torch.inf, -torch.inf, 1e-45, -0.0])
+    others = [normal(5, 21, seed=1).bfloat16(), normal(2, 21, seed=2).half()]
+    with running(runner):
+        packed = pack_weight([weight, *others])
+        back = packed.unpack()
+    for got, given_ in zip(back, [weight, *others], strict=True):
+        assert torch.equal(got.view(torch.int32), given_.float().view(torch.int32))
+    assert packed.splits == (37, 5, 2)
+    assert (packed.n, packed.k, packed.out_features) == (44, 21, 44)
+    assert packed.data.data_ptr() % 64 == 0
+    assert packed.nbytes == packed.data.nbytes >= 44 * 21 * 4
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_infinities_and_nans_stay_in_their_row_and_column(runner: str) -> None:
+    """A non-finite input makes its outputs non-finite, and no others."""
+    x, weight = normal(20, 40), normal(30, 40, seed=1)
+    x[3, 5], x[8, 39], weight[17, 2] = torch.nan, torch.inf, -torch.inf
+    with running(runner) as backend:
+        got = linear(x, pack_weight([weight]), backend=backend)
+    finite = torch.ones(20, 30, dtype=torch.bool)
+    finite[3], finite[8], finite[:, 17] = False, False, False
+    assert torch.equal(got.isfinite(), finite)
+    assert got[3].isnan().all()
+
+
+def test_empty_sizes() -> None:
+    assert linear(normal(0, 8), pack_weight([normal(4, 8)])).shape == (0, 4)
+    assert linear(normal(3, 8), pack_weight([normal(0, 8)])).shape == (3, 0)
+    assert torch.equal(linear(normal(3, 0), pack_weight([normal(4, 0)])), torch.zeros(3, 4))
+
+
+def test_a_gradient_flows_to_the_input() -> None:
+    x, weight = normal(3, 8).requires_grad_(), normal(5, 8, seed=1)
+    packed = pack_weight([weight])
+    linear(x, packed).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(3, 8))
+    assert "uses reference" in explain("linear", x)
+
+
+def test_another_layout_is_refused() -> None:
+    """Weights are packed for an instruction set; a narrower one says so instead of guessing."""
+    with running("cpu-portable"):
+        packed = pack_weight([normal(4, 8)])
+    if "avx2" not in _ext.core().available_isas():
+        pytest.skip("this CPU or build has one layout")
+    with (
+        running("cpu-avx2"),
+        pytest.raises(ValueError, match=r"panels of 8 .* avx2 reads panels of 16; pack them again"),
+    ):
+        linear(normal(2, 8), packed)
+
+
+def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ext, "load", lambda name: (None, f"fastsi.{name} is not importable: x"))
+    weights = [normal(4, 8), normal(3, 8, seed=1)]
+    packed = pack_weight(weights)
+    assert packed.layout == "rows"
+    assert all(torch.equal(a, b) for a, b in zip(packed.unpack(), weights, strict=True))
+    x = normal(2, 8, seed=2)
+    torch.testing.assert_close(linear(x, packed), plain(x, weights))
+
+
+def test_bad_arguments_are_refused() -> None:
+    weight, x = normal(6, 8), normal(3, 8)
+    packed: PackedWeight = pack_weight([weight])
+    for arguments, message in [
+        ({"x": x[0]}, "x: shape"),
+        ({"x": x[:, :7]}, r"x: shape is \[3, 7\], must be \[\*, 8\]"),
+        ({"x": x.int()}, "x: dtype is torch.int32"),
+        ({"bias": normal(5)}, "bias: shape"),
+        ({"bias": normal(6).double()}, "bias: dtype is torch.float64"),
+        ({"residual": normal(2, 6)}, "residual: shape"),
+        ({"out": normal(3, 5)}, "out: shape"),
+        ({"out": normal(6, 3).T}, "out: strides"),
+        ({"row_index": torch.zeros(2)}, "row_index: dtype"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            linear(**({"x": x, "packed": packed} | arguments))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="unknown activation 'silo'; did you mean 'silu'"):
+        linear(x, packed, activation="silo")
+    with pytest.raises(ConfigError, match="unknown mode 'fp23'; did you mean 'fp32'"):
+        pack_weight([weight], mode="fp23")
+    for weights, pair, message in [
+        ([], False, "is empty"),
+        ([weight[0]], False, r"weights\[0\]: shape"),
+        ([weight, normal(6, 9)], False, r"weights\[1\]: shape"),
+        ([weight.double()], False, "must be one of float32"),
+        ([weight], True, "a pair needs two of one shape"),
+        ([weight, normal(5, 8)], True, "a pair needs two of one shape"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            pack_weight(weights, pair=pair)
