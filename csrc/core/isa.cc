@@ -26,9 +26,8 @@ bool amx_granted() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kVnni = 1u << 11;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
   if ((edx & kBf16) == 0 || (edx & kTile) == 0 || (edx & kInt8) == 0) return false;
-  if ((ecx & kVnni) == 0) return false;
   if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0 || (eax & (1u << 5)) == 0) return false;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
@@ -54,9 +53,11 @@ bool isa_available(Isa isa) {
       return isa_available(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512dq");
+    case Isa::avx512_vnni:
+      return isa_available(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
     case Isa::amx: {
 #if defined(FASTSI_AMX_KERNELS)
-      static const bool granted = isa_available(Isa::avx512) && amx_granted();
+      static const bool granted = isa_available(Isa::avx512_vnni) && amx_granted();
       return granted;
 #else
       return false;
@@ -70,7 +71,7 @@ bool isa_available(Isa isa) {
 }
 
 const char* name_of(Isa isa) {
-  constexpr const char* names[] = {"portable", "avx2", "avx512", "amx"};
+  constexpr const char* names[] = {"portable", "avx2", "avx512", "avx512_vnni", "amx"};
   return names[static_cast<int>(isa)];
 }
 
@@ -88,7 +89,7 @@ void set_isa(const std::string& name) {
     current().store(candidate);
     return;
   }
-  fail("instruction set ", name, ": must be auto, portable, avx2, avx512 or amx");
+  fail("instruction set ", name, ": must be auto, portable, avx2, avx512, avx512_vnni or amx");
 }
 
 }  // namespace fastsi

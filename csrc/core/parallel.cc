@@ -194,8 +194,9 @@ void parallel_for(std::int64_t count, int threads, LoopBody body, void* context)
 
 const char* thread_pool_name() { return openmp().usable() && !forked.load() ? "openmp" : "std"; }
 
-void* thread_scratch(std::size_t bytes) {
-  thread_local Scratch scratch;
+void* thread_scratch(std::size_t bytes, int slot) {
+  thread_local Scratch slots[2];
+  Scratch& scratch = slots[slot];
   if (scratch.bytes < bytes) {
     constexpr std::size_t kAlign = 64;
     std::free(scratch.data);

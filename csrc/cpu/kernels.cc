@@ -13,8 +13,8 @@ const Kernels& kernels() {
   static constexpr Kernels table[] = {
       FASTSI_TABLE(portable),
 #if defined(FASTSI_X86_KERNELS)
-      FASTSI_TABLE(avx2),
-      FASTSI_TABLE(avx512),
+      FASTSI_TABLE(avx2),     FASTSI_TABLE(avx512),
+      FASTSI_TABLE(avx512),  // avx512_vnni
 #endif
 #if defined(FASTSI_AMX_KERNELS)
       FASTSI_TABLE(amx),

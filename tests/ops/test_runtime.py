@@ -91,7 +91,7 @@ def test_importing_changes_no_flags() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512_vnni", "amx"])
 def test_isa_is_forced_by_the_environment(isa: str) -> None:
     if isa not in _ext.core().available_isas():
         pytest.skip(f"this CPU or build has no {isa}")
@@ -102,12 +102,13 @@ def test_isa_is_forced_by_the_environment(isa: str) -> None:
 
 def test_bad_isa_names_are_refused() -> None:
     before = _ext.core().isa()
-    with pytest.raises(ValueError, match="must be auto, portable, avx2, avx512 or amx"):
+    levels = "portable, avx2, avx512, avx512_vnni or amx"
+    with pytest.raises(ValueError, match=f"must be auto, {levels}"):
         _ext.core().set_isa("sse9")
     assert _ext.core().isa() == before
     result = run_python("from fastsi import _ext; _ext.core()", FASTSI_ISA="neon")
     assert "FASTSI_ISA='neon'" in result.stderr
-    missing = {"avx2", "avx512", "amx"} - set(_ext.core().available_isas())
+    missing = {"avx2", "avx512", "avx512_vnni", "amx"} - set(_ext.core().available_isas())
     for isa in missing:
         with pytest.raises(ValueError, match="this CPU or this build lacks it"):
             _ext.core().set_isa(isa)

@@ -28,7 +28,9 @@ void parallel_for(std::int64_t count, int threads, Body&& body) {
 // first use.
 const char* thread_pool_name();
 
-// At least `bytes` of 64-byte aligned memory of the calling thread; valid until its next call.
-void* thread_scratch(std::size_t bytes);
+// At least `bytes` of 64-byte aligned memory of the calling thread; valid until its next call with
+// the same slot. Slot 0 is for the bodies of parallel loops, slot 1 for what surrounds a loop and
+// all its bodies read.
+void* thread_scratch(std::size_t bytes, int slot = 0);
 
 }  // namespace fastsi
