@@ -68,6 +68,31 @@ def kv_write(
     slots: TensorView,
     threads: int,
 ) -> None: ...
+def rms_norm(
+    x: TensorView,
+    weight: TensorView,
+    eps: float,
+    residual: TensorView | None,
+    out: TensorView,
+    threads: int,
+) -> None: ...
+def rope_kv_write(
+    q: TensorView,
+    k: TensorView,
+    v: TensorView,
+    cos: TensorView,
+    sin: TensorView,
+    q_norm: TensorView | None,
+    k_norm: TensorView | None,
+    eps: float,
+    k_cache: TensorView,
+    v_cache: TensorView,
+    slots: TensorView,
+    threads: int,
+) -> None: ...
+def act_mul(
+    gate: TensorView, up: TensorView, activation: int, out: TensorView, threads: int
+) -> None: ...
 def sample_tokens(
     logits: TensorView,
     params: Sequence[TensorView],

@@ -12,7 +12,7 @@ import torch
 from fastsi import _ext
 from fastsi.errors import BackendUnavailable, ConfigError
 from fastsi.ops import _registry, explain, merge_states
-from fastsi.ops._registry import OPS, TABLE, Facts, Row
+from fastsi.ops._registry import FUNCTIONS, OPS, TABLE, Facts, Row
 
 HERE = Path(__file__).parent
 CPU = Facts("cpu", torch.float32)
@@ -130,7 +130,8 @@ def test_every_op_has_a_short_reference_and_tests_of_every_backend() -> None:
         assert (HERE.parent / "benchmarks" / "ops" / f"bench_{op}.py").is_file()
         for row in rows:
             __import__(row.module)
-            assert callable(getattr(sys.modules[row.module], op))
+            for function in FUNCTIONS.get(op, (op,)):
+                assert callable(getattr(sys.modules[row.module], function))
 
 
 def test_rows_are_unique_and_known() -> None:

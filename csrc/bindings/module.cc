@@ -71,6 +71,28 @@ void bind_ops(py::module_& m) {
   m.def("merge_states", &fastsi::merge_states, Release());
   m.def("kv_write", &fastsi::kv_write, Release());
   m.def(
+      "rms_norm",
+      [](V x, V weight, double eps, const TensorView* residual, V out, int threads) {
+        fastsi::rms_norm(x, weight, eps, residual, out, threads);
+      },
+      Release());
+  m.def(
+      "rope_kv_write",
+      [](V q, V k, V v, V cos, V sin, const TensorView* q_norm, const TensorView* k_norm,
+         double eps, V k_cache, V v_cache, V slots, int threads) {
+        fastsi::rope_kv_write(q, k, v, {cos, sin}, {q_norm, k_norm, eps}, k_cache, v_cache, slots,
+                              threads);
+      },
+      Release());
+  m.def(
+      "act_mul",
+      [](V gate, V up, int activation, V out, int threads) {
+        FASTSI_CHECK(0 <= activation && activation < fastsi::kNumActivations,
+                     "activation: no number ", activation);
+        fastsi::act_mul(gate, up, static_cast<fastsi::Activation>(activation), out, threads);
+      },
+      Release());
+  m.def(
       "sample_tokens",
       [](V logits, const std::array<TensorView, 6>& params, const TensorView* row_index,
          const std::optional<std::array<TensorView, 8>>& adjust,

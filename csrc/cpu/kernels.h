@@ -74,6 +74,39 @@ struct SampleResult {
   double logprob, logprob_full, kept_mass;
 };
 
+// RMSNorm of a row; with a residual, of residual + x, which is also written to the residual.
+struct NormTask {
+  DType dtype;
+  const void* x;
+  void* residual;  // may be null
+  const void* weight;
+  void* out;
+  std::int64_t size;
+  double eps;
+  std::int64_t x_stride, residual_stride, out_stride;
+};
+
+// Norm of heads, rotation and write to the cache of a row.
+struct RopeTask {
+  DType dtype, cache_dtype;
+  void* q;
+  const void *k, *v, *cos, *sin, *q_norm, *k_norm;  // the norms may be null
+  void *k_cache, *v_cache;
+  const std::int64_t* slots;
+  std::int64_t q_stride[2], k_stride[2], v_stride[2], cos_stride, sin_stride;  // row, head
+  std::int64_t q_heads, kv_heads, head_dim, rotary, page_size;
+  double eps;
+};
+
+// Gated activation of a row.
+struct ActTask {
+  DType dtype;
+  const void *gate, *up;
+  void* out;
+  std::int64_t size, gate_stride, up_stride, out_stride;
+  Activation activation;
+};
+
 #define FASTSI_DECLARE_KERNELS(isa)                                                      \
   namespace isa {                                                                        \
   std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows);           \
@@ -84,6 +117,9 @@ struct SampleResult {
   void merge(const MergeTask& task, std::int64_t row);                                   \
   std::size_t sample_scratch(const SampleTask& task);                                    \
   SampleResult sample(const SampleTask& task, void* scratch);                            \
+  void norm(const NormTask& task, std::int64_t row);                                     \
+  void rope(const RopeTask& task, std::int64_t row, void* scratch);                      \
+  void act(const ActTask& task, std::int64_t row);                                       \
   }
 FASTSI_DECLARE_KERNELS(portable)
 FASTSI_DECLARE_KERNELS(avx2)
@@ -100,6 +136,9 @@ struct Kernels {
   decltype(&portable::merge) merge;
   decltype(&portable::sample_scratch) sample_scratch;
   decltype(&portable::sample) sample;
+  decltype(&portable::norm) norm;
+  decltype(&portable::rope) rope;
+  decltype(&portable::act) act;
 };
 
 // Those of the instruction set in force.

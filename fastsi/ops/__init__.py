@@ -8,6 +8,7 @@ from fastsi.ops.kv_write.api import kv_write
 from fastsi.ops.linear.api import linear
 from fastsi.ops.linear.packed import PackedWeight, pack_weight
 from fastsi.ops.merge_states.api import merge_states
+from fastsi.ops.norm_rope_act.api import act_mul, rms_norm, rope_kv_write
 from fastsi.ops.sample_tokens.api import sample_tokens
 from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SampleParams
 from fastsi.ops.sample_tokens.stream import path_key, prompt_digest
@@ -20,6 +21,7 @@ __all__ = [
     "SampleParams",
     "SampledTokens",
     "SegmentPlan",
+    "act_mul",
     "explain",
     "kv_write",
     "linear",
@@ -27,6 +29,8 @@ __all__ = [
     "pack_weight",
     "path_key",
     "prompt_digest",
+    "rms_norm",
+    "rope_kv_write",
     "sample_tokens",
     "segment_attention",
 ]

@@ -21,7 +21,9 @@ from fastsi import _ext, env
 from fastsi.errors import BackendUnavailable
 from fastsi.types import check_known
 
-OPS = ("segment_attention", "merge_states", "kv_write", "sample_tokens", "linear")
+OPS = ("segment_attention", "merge_states", "kv_write", "sample_tokens", "linear", "norm_rope_act")
+FUNCTIONS = {"norm_rope_act": ("rms_norm", "rope_kv_write", "act_mul")}
+"""Public functions of the ops that have several; every backend of the op has them all."""
 BACKENDS = tuple(name for name in env.BACKEND.choices or () if name != "auto")
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -58,7 +60,7 @@ class Row:
     op: str
     backend: str
     module: str
-    """Dotted path; the module defines a function named as the op."""
+    """Dotted path; the module defines a function named as the op, or those of `FUNCTIONS`."""
     devices: tuple[str, ...] | None
     """Device types; None: any."""
     dtypes: tuple[torch.dtype, ...]
@@ -102,28 +104,32 @@ TABLE: tuple[Row, ...] = (
     *_rows("kv_write", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
     *_rows("linear", (torch.float32,)),
+    *_rows("norm_rope_act", _FLOATS),
 )
 """In order of preference within an op."""
 
 
-def choose(op: str, facts: Facts, backend: str = "auto") -> Callable[..., Any]:
-    """The function that runs ``op`` for a call with these facts.
+def choose(
+    op: str, facts: Facts, backend: str = "auto", function: str | None = None
+) -> Callable[..., Any]:
+    """The function that runs ``op`` (or its part ``function``) for a call with these facts.
 
     Raises:
         BackendUnavailable: the requested backend (or every backend) cannot serve the call.
         ConfigError: no backend has the requested name.
     """
-    return _chosen(op, facts, env.get(env.BACKEND) if backend == "auto" else backend)
+    asked = env.get(env.BACKEND) if backend == "auto" else backend
+    return _chosen(op, facts, asked, function or op)
 
 
 @functools.cache
-def _chosen(op: str, facts: Facts, asked: str) -> Callable[..., Any]:
+def _chosen(op: str, facts: Facts, asked: str, name: str) -> Callable[..., Any]:
     row, _ = _decide(op, facts, asked)
     if row is None:
         raise BackendUnavailable(describe(op, facts, asked))
     if row.backend == "reference" and facts.device == "cuda" and asked == "auto":
         _warn_slow(op)
-    function: Callable[..., Any] = getattr(importlib.import_module(row.module), op)
+    function: Callable[..., Any] = getattr(importlib.import_module(row.module), name)
     return function
 
 

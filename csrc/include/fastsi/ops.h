@@ -124,4 +124,25 @@ void sample_tokens(const TensorView& logits, const SampleParams& params,
                    const TensorView* row_index, const LogitAdjust* adjust,
                    const SampledTokens& result, int threads);
 
+// x, out [R, H]; weight [H]. With a residual [R, H]: residual += x first, and that is normalised.
+void rms_norm(const TensorView& x, const TensorView& weight, double eps, const TensorView* residual,
+              const TensorView& out, int threads);
+
+struct RopeTables {
+  TensorView cos, sin;  // [R, rotary]
+};
+struct RopeNorms {
+  const TensorView *q, *k;  // [head_dim] or null
+  double eps;
+};
+
+// q [R, q_heads, head_dim] is rotated in place, k and v [R, kv_heads, head_dim] go to the cache.
+void rope_kv_write(const TensorView& q, const TensorView& k, const TensorView& v,
+                   const RopeTables& tables, const RopeNorms& norms, const TensorView& k_cache,
+                   const TensorView& v_cache, const TensorView& slots, int threads);
+
+// out [R, N] = activation(gate) * up.
+void act_mul(const TensorView& gate, const TensorView& up, Activation activation,
+             const TensorView& out, int threads);
+
 }  // namespace fastsi

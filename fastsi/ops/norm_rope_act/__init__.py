@@ -1,0 +1,1 @@
+"""What stands between the matrix products of a layer: RMSNorm, RoPE, gated activation."""
