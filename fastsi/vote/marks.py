@@ -1,22 +1,63 @@
-"""Words that announce an answer, and words that begin another question, per language."""
+"""Words that announce an answer, deny one, or begin another question."""
 
 from __future__ import annotations
 
 import re
+import string
 
 RUN_ON_MARKS = ("Question", "Q", "Problem")
 """A line or sentence that starts with one of these and a colon is not the model's own answer."""
 
-# The multilingual marks of openai/simple-evals; each takes a colon, ASCII or full-width.
-_WITH_COLON = (
+BLANKS = " \t\r\u00a0\u202f\u3000"
+"""Blanks within a line: ASCII, no-break, and that of Chinese and Japanese."""
+SPACES = BLANKS + "\n\v\f"
+"""Blanks and line ends."""
+
+_TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+# An announcement that begins with one of these words announces nothing ...
+_DENIALS = (
+    "not", "unknown", "unclear", "unsure", "undetermined", "uncertain", "n/a", "none given",
+    "still", "let", "lets", "first", "we", "i think", "i do not", "i don't", "i don\u2019t",
+    "i am not", "i'm not", "i\u2019m not", "to find", "to solve", "to get", "step", "found",
+    "obtained", "given by", "computed", "calculated", "determined", "derived", "as follows",
+    "below", "above", "cannot", "impossible", "of the form", "in the form", "in terms", "yet",
+    "either not", "an integer", "a whole number", "a positive integer", "a prime number",
+)  # fmt: skip
+# ... nor does one that is nothing but one of these.
+_REMARKS = (
+    "correct", "incorrect", "wrong", "clear", "obvious", "simple", "reasonable", "consistent",
+    "verified", "confirmed", "here", "there", "this", "that", "it", "the following",
+)  # fmt: skip
+
+
+def denies(clause: str) -> bool:
+    """Whether an announced clause says that there is no answer, or begins to reason."""
+    head = clause[:24].translate(_TO_LOWER)
+    if head.startswith("...") or (len(clause) < 24 and head in _REMARKS):
+        return True
+    return any(
+        head.startswith(word) and not _is_word_char(head[len(word) : len(word) + 1])
+        for word in _DENIALS
+    )
+
+
+def _is_word_char(char: str) -> bool:
+    return char.isascii() and (char.isalnum() or char == "_")
+
+
+# The multilingual marks of openai/simple-evals and of MGSM; each takes a colon, ASCII or
+# full-width.
+WITH_COLON = (
     "Antwort",  # German
     "R\u00e9ponse",  # French
     "Respuesta",  # Spanish
     "Risposta",  # Italian
     "Resposta",  # Portuguese
+    "\u041e\u0442\u0432\u0435\u0442",  # Russian
     "Jawaban",  # Indonesian
     "Jibu",  # Swahili
-    "\u1eccd\u00e1h\u00f9n",  # Yoruba, and six more spellings of it
+    "\u1eccd\u00e1h\u00f9n",  # Yoruba, and seven more spellings of it
     "\u00ccd\u00e1h\u00f9n",
     "Id\u00e1h\u00f9n",
     "Idahun",
@@ -27,6 +68,8 @@ _WITH_COLON = (
     "\u0989\u09a4\u09cd\u09a4\u09b0",  # Bengali
     "\u0989\u09a4\u09cd\u09a4\u09b0\u0983",
     "\u0909\u0924\u094d\u0924\u0930",  # Hindi
+    "\u0c38\u0c2e\u0c3e\u0c27\u0c3e\u0c28\u0c02",  # Telugu
+    "\u0e04\u0e33\u0e15\u0e2d\u0e1a",  # Thai
     "\ub2f5\ubcc0",  # Korean, three words
     "\uc815\ub2f5",
     "\ub2f5",
@@ -42,25 +85,34 @@ _WITH_COLON = (
     "\u0625\u062c\u0627\u0628\u0629",
     "\u0627\u0644\u0625\u062c\u0627\u0628\u0629 \u0627\u0644\u0646\u0647\u0627\u0626\u064a\u0629",
     "\u0627\u0644\u0625\u062c\u0627\u0628\u0629 \u0627\u0644\u0635\u062d\u064a\u062d\u0629",
+    "\u0627\u0644\u0625\u062c\u0627\u0628\u0629 \u0627\u0644\u0635\u062d\u064a\u062d\u0629"
+    " \u0647\u064a",
     "\u0627\u0644\u0625\u062c\u0627\u0628\u0629 \u0647\u064a",
     "\u0627\u0644\u062c\u0648\u0627\u0628 \u0627\u0644\u0646\u0647\u0627\u0626\u064a",
 )
-_WITHOUT_COLON = (
+"""Marks that need a colon after them; the first letter in either case."""
+WITHOUT_COLON = (
     "\u7b54\u6848\u662f",  # Chinese "the answer is"
     "\u7b54\u6848\u4e3a",
     "\u7b54\u6848\u70ba",
     "\u7b54\u3048\u306f",  # Japanese
-    "La respuesta es",
-    "La r\u00e9ponse est",
-    "La risposta \u00e8",
-    "A resposta \u00e9",
-    "Die Antwort ist",
-    "Die Antwort lautet",
+    "\ub2f5\uc740",  # Korean
+    "Respuesta es",
+    "Respuesta final es",
+    "Respuesta correcta es",
+    "R\u00e9ponse est",
+    "R\u00e9ponse finale est",
+    "Risposta \u00e8",
+    "Risposta finale \u00e8",
+    "Resposta \u00e9",
+    "Resposta final \u00e9",
+    "Antwort ist",
+    "Antwort lautet",
+    "Antwort betr\u00e4gt",
 )
-
-
-STEMS = tuple(word[1:] if len(word) > 3 else word for word in (*_WITH_COLON, *_WITHOUT_COLON))
-"""A text that holds none of these, whatever the case of the first letter, holds no such mark."""
+"""Marks that need none."""
+LETTERS = dict(zip("\u0623\u0628\u062c\u062f\u0985\u09ac\u09a1\u09a2", "abcdabcd", strict=True))
+"""Arabic and Bengali choice letters."""
 
 
 def _alternatives(words: tuple[str, ...]) -> str:
@@ -72,6 +124,6 @@ def _alternatives(words: tuple[str, ...]) -> str:
 
 
 OTHER_LANGUAGES = re.compile(
-    rf"(?:{_alternatives(_WITH_COLON)})[ \t]*\**[ \t]*[:\uff1a]"
-    rf"|(?:{_alternatives(_WITHOUT_COLON)})[ \t]*[:\uff1a]?"
+    rf"(?:{_alternatives(WITH_COLON)})[{BLANKS}]{{0,8}}+\*{{0,2}}+[{BLANKS}]{{0,8}}+[:\uff1a]"
+    rf"|(?:{_alternatives(WITHOUT_COLON)})"
 )
