@@ -5,10 +5,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "bindings.h"
+#include "fastsi/parallel.h"
 
 namespace py = pybind11;
 namespace vote = fastsi::vote;
@@ -42,20 +46,56 @@ py::object read_text(const py::str& text, Read&& read) {
   return as_python(status, key);
 }
 
+// Texts that one task reads: enough to make taking it cheap.
+constexpr std::size_t kTextsPerTask = 64;
+
+py::list read_texts(const py::sequence& texts, const vote::ExtractOptions& options, int threads) {
+  const std::size_t count = texts.size();
+  std::vector<py::str> owners(count);  // keep what the views point into
+  std::vector<std::string_view> views(count);
+  std::vector<std::string> keys(count);
+  std::vector<vote::Status> statuses(count, vote::Status::host);
+  for (std::size_t i = 0; i < count; ++i) {
+    owners[i] = texts[i].cast<py::str>();
+    Py_ssize_t size = 0;
+    const char* data = PyUnicode_AsUTF8AndSize(owners[i].ptr(), &size);
+    if (data == nullptr) {
+      PyErr_Clear();
+    } else {
+      views[i] = std::string_view(data, static_cast<std::size_t>(size));
+    }
+  }
+  {
+    py::gil_scoped_release release;
+    const auto tasks = static_cast<std::int64_t>((count + kTextsPerTask - 1) / kTextsPerTask);
+    fastsi::parallel_for(tasks, threads, [&](std::int64_t task) {
+      const std::size_t begin = static_cast<std::size_t>(task) * kTextsPerTask;
+      const std::size_t end = std::min(begin + kTextsPerTask, count);
+      for (std::size_t i = begin; i < end; ++i) {
+        if (views[i].data() != nullptr) {
+          statuses[i] = vote::answer_key(views[i], options, &keys[i]);
+        }
+      }
+    });
+  }
+  py::list result(count);
+  for (std::size_t i = 0; i < count; ++i) result[i] = as_python(statuses[i], keys[i]);
+  return result;
+}
+
 }  // namespace
 
 void fastsi::bind_vote(py::module_& m) {
-  m.def(
-      "key_of_answer", [](const py::str& text) { return read_text(text, vote::key_of_answer); },
-      py::arg("text"));
-  m.def(
-      "answer_key",
-      [](const py::str& text, int extractor, bool last_number, std::vector<std::string> run_on) {
-        const vote::ExtractOptions options{static_cast<vote::Extractor>(extractor), last_number,
-                                           std::move(run_on)};
-        return read_text(text, [&](std::string_view utf8, std::string* key) {
-          return vote::answer_key(utf8, options, key);
-        });
-      },
-      py::arg("text"), py::arg("extractor"), py::arg("last_number"), py::arg("run_on"));
+  py::class_<vote::ExtractOptions>(m, "ExtractOptions")
+      .def(py::init([](int extractor, bool last_number, std::vector<std::string> run_on) {
+        return vote::ExtractOptions{static_cast<vote::Extractor>(extractor), last_number,
+                                    std::move(run_on)};
+      }));
+  m.def("key_of_answer", [](const py::str& text) { return read_text(text, vote::key_of_answer); });
+  m.def("answer_key", [](const py::str& text, const vote::ExtractOptions& options) {
+    return read_text(text, [&](std::string_view utf8, std::string* key) {
+      return vote::answer_key(utf8, options, key);
+    });
+  });
+  m.def("answer_keys", &read_texts);
 }

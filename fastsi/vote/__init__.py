@@ -1,7 +1,7 @@
 """From response texts to a vote: extraction, canonical keys, majority, equations of a path."""
 
 from fastsi.vote.equations import Equation, equation_is_true, equation_list, equations
-from fastsi.vote.extract import EXTRACTORS, answer_key
+from fastsi.vote.extract import EXTRACTORS, answer_key, answer_keys
 from fastsi.vote.key import key_of_answer
 from fastsi.vote.kinds import kind_of, render
 from fastsi.vote.majority import majority, vote, weighted_vote
@@ -17,6 +17,7 @@ __all__ = [
     "VoteController",
     "WeightConfig",
     "answer_key",
+    "answer_keys",
     "decide",
     "equation_is_true",
     "equation_list",

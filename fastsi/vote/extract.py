@@ -33,17 +33,24 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from fastsi._ext import load
+from fastsi.errors import ConfigError
 from fastsi.types import check_known
 from fastsi.vote.boxes import boxes
 from fastsi.vote.clean import strip_ends
-from fastsi.vote.key import key_of_answer
+from fastsi.vote.key import reference_key_of_answer as key_of_answer
 from fastsi.vote.kinds import kind_of
 from fastsi.vote.marks import RUN_ON_MARKS, SPACES
 from fastsi.vote.number import words_prefix
 from fastsi.vote.phrases import announced
+
+_core, _ = load("_C")
 
 _MAX_CANDIDATES = 32
 """How many tags or hashes a rule looks at: bounds the work on repetitive text."""
@@ -58,6 +65,8 @@ def answer_key(
 ) -> str | None:
     """Canonical key of the answer that a response gives.
 
+    The C++ twin answers where it can; `reference_answer_key` is the definition.
+
     Args:
         text: the response, without its prompt.
         extractor: one of `EXTRACTORS`; see the module's rules.
@@ -68,14 +77,77 @@ def answer_key(
         A key as described in `fastsi.vote.key`, or None if the response abstains.
 
     Raises:
-        ConfigError: unknown extractor.
+        ConfigError: unknown extractor, or an empty word in ``run_on``.
     """
-    rules = _RULES.get(extractor)
-    if rules is None:
-        check_known([extractor], EXTRACTORS, "extractor")
-        raise AssertionError("unreachable: check_known refuses what the table lacks")
+    options = _options(extractor, last_number, run_on)
+    key = NotImplemented if _core is None else _core.answer_key(text, options)
+    if key is NotImplemented:
+        return reference_answer_key(
+            text, extractor=extractor, last_number=last_number, run_on=run_on
+        )
+    found: str | None = key
+    return found
+
+
+def answer_keys(
+    texts: Sequence[str],
+    *,
+    extractor: str = "auto",
+    last_number: bool = False,
+    run_on: tuple[str, ...] = RUN_ON_MARKS,
+    threads: int | None = None,
+) -> list[str | None]:
+    """`answer_key` of every text, in one call that uses several threads and holds no lock.
+
+    Args:
+        texts: responses; the other arguments are as in `answer_key`.
+        threads: at most this many; None: as many as torch uses if it is loaded, else one per
+            processor.
+    """
+    options = _options(extractor, last_number, run_on)
+    threads = thread_count() if threads is None else threads
+    keys: list[Any] = (
+        [NotImplemented] * len(texts)
+        if _core is None
+        else _core.answer_keys(texts, options, threads)
+    )
+    for index, key in enumerate(keys):
+        if key is NotImplemented:
+            keys[index] = reference_answer_key(
+                texts[index], extractor=extractor, last_number=last_number, run_on=run_on
+            )
+    return keys
+
+
+def thread_count() -> int:
+    """Threads that a call on a CPU uses: torch's number where it is loaded, else one each."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.get_num_threads())
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.lru_cache(maxsize=64)
+def _options(extractor: str, last_number: bool, run_on: tuple[str, ...]) -> Any:
+    """The checked arguments as the C++ twin takes them; None where it is not built."""
+    check_known([extractor], EXTRACTORS, "extractor")
+    if "" in run_on:
+        raise ConfigError("run_on: holds an empty word; give the words that begin a question")
+    if _core is None:
+        return None
+    return _core.ExtractOptions(EXTRACTORS.index(extractor), last_number, list(run_on))
+
+
+def reference_answer_key(
+    text: str,
+    *,
+    extractor: str = "auto",
+    last_number: bool = False,
+    run_on: tuple[str, ...] = RUN_ON_MARKS,
+) -> str | None:
+    """What `answer_key` returns, in Python alone."""
     text = own_answer(text, run_on)
-    for rule in rules:
+    for rule in _RULES[extractor]:
         key = rule(text)
         if key is not None:
             return key
@@ -98,7 +170,7 @@ def own_answer(text: str, run_on: tuple[str, ...] = RUN_ON_MARKS) -> str:
 def _run_on_pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
     words = "|".join(sorted(map(re.escape, marks), key=len, reverse=True))
     return re.compile(
-        rf"(?<=[{SPACES}])[#*]*+(?:{words})(?: ?#?[0-9]{{1,4}})?\**+[:\uff1a]", re.ASCII
+        rf"(?<=[{SPACES}])[#*]*(?:{words})(?: ?#?[0-9]{{1,4}})?\**+[:\uff1a]", re.ASCII
     )
 
 

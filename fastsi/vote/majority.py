@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fastsi.errors import ConfigError
-from fastsi.types import Vote, check_known
-from fastsi.vote.extract import EXTRACTORS, answer_key
+from fastsi.types import Vote
+from fastsi.vote.extract import answer_keys
 from fastsi.vote.weights import PathLogprob, WeightConfig, path_weights, total
 
 
@@ -42,8 +42,7 @@ def vote(
         ConfigError: unknown extractor or weighting, something with another length than ``texts``,
             or ``n < len(texts)``.
     """
-    check_known([extractor], EXTRACTORS, "extractor")  # also where there is no text to read
-    keys = [answer_key(text, extractor=extractor, last_number=last_number) for text in texts]
+    keys = answer_keys(texts, extractor=extractor, last_number=last_number)
     return weighted_vote(
         keys,
         logprobs=logprobs,

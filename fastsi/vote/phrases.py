@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 
 from fastsi.vote.clean import strip_ends
-from fastsi.vote.key import key_of_answer
+from fastsi.vote.key import reference_key_of_answer as key_of_answer
 from fastsi.vote.kinds import kind_of
 from fastsi.vote.marks import BLANKS, LETTERS, OTHER_LANGUAGES, SPACES, denies
 
