@@ -98,7 +98,7 @@ def python_blocks(path: Path) -> list[str]:
 
 def test_readme_example_runs_from_an_empty_directory(tmp_path: Path) -> None:
     blocks = python_blocks(ROOT / "README.md")
-    assert len(blocks) == 1
+    assert len(blocks) == 2  # the second one is run by tests/integrations/test_rewards.py
     assert 5 <= len(blocks[0].splitlines()) <= 20
     output = run([sys.executable, "-W", "error::UserWarning", "-c", blocks[0]], tmp_path)
     assert re.search(r"^num:-?\d+ share (0\.\d|1\.0)", output, re.M), output
