@@ -23,6 +23,7 @@ import dataclasses
 import json
 import os
 import random
+import shlex
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 from _floor import PathsWorkload, decode_floor
@@ -41,6 +43,8 @@ from _rates import int8_rate
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig
+
+from fastsi.api import builtin_model
 
 HERE = Path(__file__).resolve().parent
 WORKLOADS = {
@@ -58,6 +62,7 @@ WORKLOADS = {
 QUICK = PathsWorkload(prefix_tokens=24, question_tokens=6, questions=2, paths=4, new_tokens=6)
 WARM = PathsWorkload(prefix_tokens=256, question_tokens=20, questions=2, paths=32, new_tokens=8)
 BASELINE = "fastsi"
+QUICK_PROVIDERS = ("transformers", "fastsi", "fastsi-no-sharing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +143,11 @@ class Driver:
             python = args.root / provider.environment / "bin" / "python"
             if not python.exists():
                 raise Failed(f"no environment {python.parent.parent}: run make_envs.py")
-        env = os.environ | {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
+        env = os.environ | {
+            "OMP_NUM_THREADS": str(args.threads),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(HERE),  # for _protocol, also where the script's folder is not on it
+        }
         self.process = subprocess.Popen(
             [python, str(HERE / f"driver_{provider.driver}.py")],
             stdin=subprocess.PIPE,
@@ -149,6 +158,7 @@ class Driver:
         )
         settings = json.loads(
             json.dumps(provider.settings)
+            .replace("{models}/float32", str(args.folder.absolute()))
             .replace("{models}", str(args.models.absolute()))
             .replace("{gguf}", str(args.gguf.absolute()) if args.gguf else "")
         )
@@ -259,18 +269,17 @@ def visit(
         driver.close()
 
 
-def show(found: Findings, args: argparse.Namespace, floors: dict[str, Floor]) -> dict[str, Any]:
-    """Print the tables; returns the object for the JSON line."""
+def show(found: Findings, args: argparse.Namespace, floors: dict[str, Floor]) -> None:
+    """Print one table per workload."""
     console = Console(width=None if sys.stdout.isatty() else 110)
-    result: dict[str, Any] = {}
     for label, work in args.work.items():
         median = {
             name: statistics.median(by[label]) for name, by in found.seconds.items() if by[label]
         }
         tokens = work.questions * work.paths * work.new_tokens
         view = Table(title=f"{label}: {dataclasses.asdict(work)}", title_justify="left")
-        view.add_column("provider")
-        columns = ("median s", "spread", "tokens/s", "fastsi is", "fastsi-int8 is", "of floor")
+        view.add_column("provider", min_width=20)
+        columns = ("median s", "spread", "tokens/s", "fastsi is", "int8 is", "of floor")
         for column in (*columns, "greedy equal", "peak GB"):
             view.add_column(column, justify="right")
         for name, seconds in median.items():
@@ -291,21 +300,40 @@ def show(found: Findings, args: argparse.Namespace, floors: dict[str, Floor]) ->
                 f"{found.peak[name] / 1e9:.1f}",
             )
         console.print(view)
-        base = median.get(BASELINE)
-        result[label] = {
-            "workload": dataclasses.asdict(work),
-            "providers": {
-                name: {
-                    "seconds": seconds,
-                    "tokens_per_s": tokens / seconds,
-                    "samples": found.seconds[name][label],
-                }
-                for name, seconds in median.items()
-            },
-            "ratios": {name: seconds / base for name, seconds in median.items()} if base else {},
-            "floor": dataclasses.asdict(floors[label]),
-        }
-    return result
+
+
+def as_json(
+    label: str, found: Findings, args: argparse.Namespace, floor: Floor, int8: float
+) -> dict[str, Any]:
+    """The object of a workload's JSON line, with the keys every benchmark has."""
+    work = args.work[label]
+    tokens = work.questions * work.paths * work.new_tokens
+    samples = {name: by[label] for name, by in found.seconds.items() if by[label]}
+    median = {name: statistics.median(values) for name, values in samples.items()}
+    base = median.get(BASELINE) or next(iter(median.values()))
+    shares = {name: floor.seconds / seconds for name, seconds in median.items()}
+    return {
+        "workload": {"name": label, "model": str(args.folder)} | dataclasses.asdict(work),
+        "baseline": BASELINE,
+        "providers": {
+            name: {
+                "seconds": seconds,
+                "tokens_per_s": tokens / seconds,
+                "samples": samples[name],
+                "greedy_equal": found.greedy.get(name),
+                "peak_bytes": found.peak[name],
+            }
+            for name, seconds in median.items()
+        },
+        "ratios": {name: base / seconds for name, seconds in median.items()},
+        "floor": dataclasses.asdict(floor) | {"share": shares, "int8_ops_per_s": int8},
+        "details": {
+            "failures": found.failures,
+            "stats": {name: by[label] for name, by in found.details.items() if label in by},
+        },
+        "versions": versions() | {"providers": found.versions},
+        "command": shlex.join(sys.argv),
+    }
 
 
 def parser() -> argparse.ArgumentParser:
@@ -317,14 +345,18 @@ def parser() -> argparse.ArgumentParser:
     add("--root", type=Path, default=Path("peers-env"), help="environments (make_envs.py)")
     add("--models", type=Path, default=Path("peers-models"), help="models (make_models.py)")
     add("--gguf", type=Path, help="the GGUF file, for llama.cpp and openvino-gguf")
-    add("--providers", nargs="+", choices=list(PROVIDERS), default=list(PROVIDERS), metavar="NAME",
+    add("--providers", nargs="+", choices=list(PROVIDERS), metavar="NAME",
         help=f"of {', '.join(PROVIDERS)} (default: all)")  # fmt: skip
     add("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1", "W2", "W3"],
         metavar="W", help="default: W1 W2 W3")  # fmt: skip
     add("--repeats", type=int, default=3, help="visits of each provider (default: 3)")
     add("--temperature", type=float, default=0.7, help="default: 0.7")
     add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of every peer")
-    add("--quick", action="store_true", help="one tiny workload, to see that everything starts")
+    add(
+        "--quick",
+        action="store_true",
+        help="one tiny workload; without --providers: the bundled model, fastsi and transformers",
+    )
     add("--log", type=Path, default=Path("bench_peers.log"), help="what the providers print")
     add("--json-out", type=Path, help="also append the JSON line to this file")
     return result
@@ -333,13 +365,17 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the benchmark."""
     args = parser().parse_args()
-    folder = args.models / "float32"
-    if not folder.is_dir():
-        raise SystemExit(f"error: no model {folder}: run make_models.py")
+    small = args.quick and args.providers is None
+    args.providers = args.providers or (list(QUICK_PROVIDERS) if small else list(PROVIDERS))
+    args.folder = builtin_model() if small else args.models / "float32"
+    if not args.folder.is_dir():
+        raise SystemExit(f"error: no model {args.folder}: run make_models.py")
     needs = [n for n in args.providers if "{gguf}" in str(PROVIDERS[n].settings)]
     if needs and (args.gguf is None or not args.gguf.is_file()):
         raise SystemExit(f"error: --gguf={args.gguf}: no such file, and {needs[0]} reads it")
-    args.config = AutoConfig.from_pretrained(folder)
+    if args.repeats < 1:
+        raise SystemExit(f"error: --repeats={args.repeats}: must be at least 1")
+    args.config = AutoConfig.from_pretrained(args.folder)
     args.work = {"quick": QUICK} if args.quick else {w: WORKLOADS[w] for w in args.workloads}
     args.first = next(iter(args.work))
     args.repeats = 1 if args.quick else args.repeats
@@ -365,28 +401,18 @@ def main() -> None:
                     continue
                 if name == "transformers":
                     reference = rows
-    result = show(found, args, floors)
+    show(found, args, floors)
     int8 = int8_rate(quick=args.quick)
     print(
         f"rates: {rates.flops_per_s / 1e9:.4g} GFLOP/s float32, {int8 / 1e9:.4g} Gop/s dynamic "
         f"int8, {rates.bytes_per_s / 1e9:.3g} GB/s"
     )
-    line = json.dumps(
-        {
-            "workloads": result,
-            "failures": found.failures,
-            "greedy_equal": found.greedy,
-            "peak_bytes": found.peak,
-            "details": found.details,
-            "rates": dataclasses.asdict(rates) | {"int8_ops_per_s": int8},
-            "versions": versions() | {"providers": found.versions},
-            "command": sys.argv,
-        }
-    )
-    if args.json_out is not None:
-        with args.json_out.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    print(line)
+    for label in args.work:
+        line = json.dumps(as_json(label, found, args, floors[label], int8))
+        if args.json_out is not None:
+            with args.json_out.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        print(line)
 
 
 if __name__ == "__main__":

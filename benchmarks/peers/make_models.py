@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,15 @@ def float32_folder(gguf: Path, folder: Path) -> None:
     model.generation_config = transformers.GenerationConfig()
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+    # The exporters' older transformers knows neither this tokenizer class nor rope_parameters.
+    rope = model.config.rope_parameters
+    _amend(folder / "config.json", rope_theta=rope["rope_theta"])
+    _amend(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+
+
+def _amend(file: Path, **fields: object) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(content | fields, indent=2), encoding="utf-8")
 
 
 def run(*command: str | Path) -> None:
