@@ -1,4 +1,4 @@
-"""Answers made of parts: tuples, intervals, sets, lists, matrices, times, dates, ratios, ranges.
+"""Answers made of parts: tuples, intervals, unions, sets, lists, matrices, ratios, ranges.
 
 Each reader takes a cleaned span and returns a canonical key, or None where the span is not of its
 form. Parts are read by the caller's ``part`` function, so nesting goes through `key.read_key`.
@@ -13,7 +13,9 @@ from math import gcd
 from typing import TypeGuard
 
 from fastsi.vote.kinds import render
-from fastsi.vote.number import number_body, number_prefix, read_number, words_prefix
+from fastsi.vote.number import number_body, number_prefix, read_number
+from fastsi.vote.tail import drops_out
+from fastsi.vote.words import words_prefix
 
 MAX_DEPTH = 6
 """Deepest nesting of brackets that is analysed."""
@@ -106,6 +108,7 @@ def read_bracketed(text: str, part: Part) -> str | None:
 
 
 _LIST = re.compile(r", +(?:and|or) +|, *| +(?:and|or) +| *& *|;")
+_BEFORE_LIST = re.compile(r"(?:both|either|options|choices|answers) ", re.IGNORECASE)
 _ASSIGN = re.compile(r"([A-Za-z](?:_[A-Za-z0-9])?) ?= ?(?=\S)")
 
 
@@ -114,7 +117,8 @@ def read_list(text: str, part: Part) -> str | None:
 
     ``x=1, y=2`` keeps the names, sorted; ``x=1 or x=2`` is the set of the values.
     """
-    members = split_top(text, _LIST)
+    before = _BEFORE_LIST.match(text)
+    members = split_top(text[before.end() :] if before else text, _LIST)
     if members is None or len(members) < 2 or not all(members):
         return None
     names, values = [], []
@@ -161,8 +165,30 @@ def read_plus_minus(text: str) -> str | None:
     return f"num:{low}" if low == high else "set:{" + f"{low}, {high}" + "}"
 
 
+_CUP = re.compile(r"\\cup(?![A-Za-z])|U(?= ?[(\[{])")
+
+
+def read_union(text: str, part: Part) -> str | None:
+    """``[0,1) \\cup (2,3]``: intervals and sets, sorted."""
+    if text[0] not in _OPEN or ("\\cup" not in text and "U" not in text):
+        return None
+    members = split_top(text, _CUP)
+    if members is None or len(members) < 2:
+        return None
+    bodies = []
+    for member in members:
+        key = part(member) if is_enclosed(member) else None
+        if key is None:
+            return None
+        single = member[0] == "{" and key.startswith("num:")
+        if not single and not key.startswith(("tuple:", "set:")):
+            return None
+        bodies.append("{" + render(key) + "}" if single else render(key))
+    return "union:" + " \\cup ".join(sorted(bodies))
+
+
 _MATRIX = re.compile(
-    r"\\begin\{([pbBvV]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL
+    r"\\begin\{((?:[pbBvV]|small)?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL
 )
 
 
@@ -180,63 +206,6 @@ def read_matrix(text: str, part: Part) -> str | None:
     kind = match[1] if match[1] in ("vmatrix", "Vmatrix") else "pmatrix"
     body = " \\\\ ".join(" & ".join(render(key) for key in row if key) for row in cells)
     return f"matrix:\\begin{{{kind}}} {body} \\end{{{kind}}}"
-
-
-_TIME = re.compile(
-    r"([0-9]{1,2})(?::([0-9]{2}))?(?::([0-9]{2}))?(?: ?([ap])\.? ?m\.?| (o'clock|noon|midnight))?",
-    re.IGNORECASE,
-)
-_ISO_DATE = re.compile(r"([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})")
-_US_DATE = re.compile(r"([0-9]{1,2})[-/.]([0-9]{1,2})[-/.]([0-9]{4})")
-_words = str.split
-_MONTHS = _words(
-    "january february march april may june july august september october november december"
-)
-_MONTH_DATE = re.compile(
-    r"(?:([0-9]{1,2})(?:st|nd|rd|th)? +(?:of +)?([a-z]{3,9})\.?|"
-    r"([a-z]{3,9})\.? +([0-9]{1,2})(?:st|nd|rd|th)?),? +([0-9]{4})",
-    re.IGNORECASE,
-)
-
-
-def read_time(text: str) -> str | None:
-    """``3:05 pm`` and ``15:05`` are one time of a 24-hour clock; ``3 pm`` is ``15:00``.
-
-    Two fields with a two-digit minute below 60 are a time, not a ratio.
-    """
-    match = _TIME.fullmatch(text)
-    if match is None or not (match[2] or match[4] or match[5]):
-        return None
-    hour, minute, second = (int(field or 0) for field in match.group(1, 2, 3))
-    half = (match[4] or "").lower()
-    if half:
-        if not 1 <= hour <= 12:
-            return None
-        hour = hour % 12 + (12 if half == "p" else 0)
-    if hour > 23 or minute > 59 or second > 59:
-        return None
-    return f"time:{hour}:{minute:02}" + (f":{second:02}" if second else "")
-
-
-def read_date(text: str) -> str | None:
-    """ISO, US (month first; day first where the month cannot be) and month-name dates."""
-    if match := _ISO_DATE.fullmatch(text):
-        year, month, day = (int(field) for field in match.groups())
-    elif match := _US_DATE.fullmatch(text):
-        month, day, year = (int(field) for field in match.groups())
-        if month > 12:
-            month, day = day, month
-    elif match := _MONTH_DATE.fullmatch(text):
-        name = (match[2] or match[3]).lower()
-        found = [i for i, full in enumerate(_MONTHS, 1) if full == name or full[:3] == name]
-        if not found:
-            return None
-        month, day, year = found[0], int(match[1] or match[4]), int(match[5])
-    else:
-        return None
-    if not (1 <= month <= 12 and 1 <= day <= 31):
-        return None
-    return f"date:{year:04}-{month:02}-{day:02}"
 
 
 _RATIO = re.compile(r" ?: ?")
@@ -261,16 +230,21 @@ def read_ratio(text: str) -> str | None:
     return "ratio:" + ":".join(body for body in bodies if body is not None)
 
 
+_JOINT = re.compile(r"( (?!to |through )[A-Za-z]+)?(?: ?- ?| ?\.\.+ ?| to | through )")
+_AND = re.compile(r"( [A-Za-z]+)? and ")
+
+
 def read_range(text: str) -> str | None:
-    """``5-7``, ``5 to 7``, ``between 5 and 7``: two rising numbers; ``7-5`` is no range."""
-    low = number_prefix(text.removeprefix("from ").removeprefix("between "))
-    if low is None:
-        return None
+    """``5-7``, ``5 to 7 days``, ``between 5 and 7``: two rising numbers; ``7-5`` is no range."""
     named = text.startswith("between ")
-    rest = text.removeprefix("from ").removeprefix("between ")[low[1] :]
-    joint = re.match(r" and " if named else r" ?- ?| ?\.\.+ ?| to ", rest)
-    high = read_number(rest[joint.end() :]) if joint else None
-    if high is None or not low[0] < high:
+    text = text.removeprefix("between ") if named else text.removeprefix("from ")
+    low = number_prefix(text)
+    joint = None if low is None else (_AND if named else _JOINT).match(text, low[1])
+    high = None if joint is None else number_prefix(text[joint.end() :])
+    if low is None or joint is None or high is None or not low[0] < high[0]:
         return None
-    bodies = number_body(low[0]), number_body(high)
+    unit = text[joint.end() + high[1] :]
+    if not drops_out(unit) or (joint[1] or unit) != unit:
+        return None
+    bodies = number_body(low[0]), number_body(high[0])
     return None if None in bodies else f"range:{bodies[0]} to {bodies[1]}"

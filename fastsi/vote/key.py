@@ -34,14 +34,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 from fastsi._ext import load
-from fastsi.vote import compound
+from fastsi.vote import compound, phrase
+from fastsi.vote.choice import read_bool, read_choice
 from fastsi.vote.clean import MAX_SPAN, UNIT, clean
-from fastsi.vote.number import number_body, number_prefix, read_number, words_prefix
-from fastsi.vote.tail import drops_out
 
 _FAST = re.compile(
     r"\s*\$?(-?)\$?([0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.0+)?%?\.?\s*", re.ASCII
@@ -101,154 +99,70 @@ def read_key(span: str, depth: int = 0) -> str | None:
     """Key of a cleaned span; ``depth`` counts the brackets around it."""
     if not span:
         return None
-    simple = _read_bool(span) or _read_choice(span)
+    simple = read_bool(span) or read_choice(span)
     if simple is not None:
         return simple
     if span.isascii() and span.isdigit():
         return _integer_key("", span)
-    return (
-        _read_number(span) or _read_parts(span, depth) or _read_phrase(span, depth) or _text(span)
-    )
-
-
-def _number_key(value: Fraction | None) -> str | None:
-    body = None if value is None else number_body(value)
-    return None if body is None else "num:" + body
-
-
-_BOOL = re.compile(
-    r"(yes|true|no|false)(?:$|[,;:.!]| - | ?\(| (?=(?:he|she|it|they|we|you|i)\b))", re.IGNORECASE
-)
-_CHOICE = re.compile(
-    r"(?:(?:the )?(?:option|choice|answer|letter) )?(?:"
-    r"[(\[] ?([A-Ja-j]) ?[)\]](?= |$|[.:])"
-    r"|([A-Ja-j])\)(?= |$)"
-    r"|([A-J])\.(?= )"
-    r"|([A-J])(?= is (?:the )?(?:correct|right|best|true|answer))"
-    r"|([A-Ja-d])$)"
-)
-_NAMED_CHOICE = re.compile(r"(?:option|choice|letter) ([A-Ja-j])(?=$|[ .:,])", re.IGNORECASE)
-_MORE = re.compile(r" ?(?:[*/^+=-]|(?:,|;|&|and\b|or\b) ?[(\[]?[A-Ja-j]\b)|.*\([A-Ja-j]\)")
-_CHOICE_AFTER = re.compile(r"[-+$.0-9].* \(([A-J])\)")
-
-
-def _read_bool(span: str) -> str | None:
-    if span[0] not in "yYtTnNfF":
-        return None
-    match = _BOOL.match(span)
-    if match is None:
-        return None
-    return "bool:yes" if match[1].lower() in ("yes", "true") else "bool:no"
-
-
-def _read_choice(span: str) -> str | None:
-    match = _CHOICE.match(span) or _NAMED_CHOICE.match(span)
-    if match is not None and not _MORE.match(span, match.end()):
-        return "choice:" + (match[match.lastindex or 1]).lower()
-    match = _CHOICE_AFTER.fullmatch(span)
-    return None if match is None else "choice:" + match[1].lower()
-
-
-_ABOUT = re.compile(
-    r"(?:(?:that|is|are|was|equals|equal to|exactly|precisely|only|just|about|around|roughly|nearly"
-    r"|approximately|approx\.?|a total of|in total|usd|rs\.?|inr|eur|gbp) |= ?|~ ?)+",
-    re.IGNORECASE,
-)
-
-
-def _read_number(span: str) -> str | None:
-    """A date, a time, or a number with a unit or words that do not change it."""
-    about = _ABOUT.match(span)
-    if about is not None:
-        span = span[about.end() :]
-    key = compound.read_date(span) or compound.read_time(span)
-    if key is not None:
-        return key
-    value = read_number(span)
-    if value is not None:
-        return _number_key(value)
-    found = number_prefix(span) or words_prefix(span)
-    if found is None:
-        return None
-    value, end = found
-    return _number_key(value) if drops_out(span[end:]) else None
+    key = phrase.read_number_phrase(span)
+    if key is None and depth < compound.MAX_DEPTH:
+        key = _read_parts(span, depth)
+    return _text(span) if key is None else key
 
 
 def _read_parts(span: str, depth: int) -> str | None:
-    if depth >= compound.MAX_DEPTH:
-        return None
 
     def part(text: str) -> str | None:
         return read_key(text.strip(), depth + 1)
 
     return (
         compound.read_bracketed(span, part)
+        or compound.read_union(span, part)
         or compound.read_matrix(span, part)
         or compound.read_plus_minus(span)
         or compound.read_ratio(span)
         or compound.read_range(span)
         or (compound.read_list(span, part) if depth == 0 else None)
+        or phrase.read_phrase(span, part)
     )
 
 
-# Possessive quantifiers (``++``) keep these linear: a word is never cut in two.
-_SYMBOL = re.compile(r"[A-Za-z](?:_[A-Za-z0-9]+)?(?:\([A-Za-z0-9]\))?|\\[a-z]+")
-_NAME = re.compile(rf"{_SYMBOL.pattern}|[A-Za-z]{{2,}}+(?: [A-Za-z]{{2,}}+){{0,5}}")
-_ARITHMETIC = re.compile(r"(?:[0-9.,%()\s+*/-]|[A-Za-z]{2,}+)++")
-_MEMBER_OF = re.compile(r"[A-Za-z] ?(?:\\in(?![A-Za-z])|\u2208) ?(.+)")
-_ANSWER_IS = re.compile(
-    r"(?:the |my |our )?(?:final |correct )?answer(?: is|:) ?(.+)", re.IGNORECASE
-)
-_SENTENCE = re.compile(
-    r"((?:[A-Za-z][A-Za-z'-]* ){1,12}?)(?:is|are|was|were|be|equals|has|have|had|makes?|made|earns?"
-    r"|earned|costs?|gets?|got|needs?|needed|spends?|spent|pays?|paid|takes?|took|left|sold|bought"
-    r"|total) (?:(?:about|exactly|only|just|approximately|now|still|a total of) )*(?=[-+.0-9])"
-)
-_CHANGES = re.compile(r"(?:not|least|most|more|less|fewer|than|between|from|over|under|if|never)$")
-
-
-def _read_phrase(span: str, depth: int) -> str | None:
-    """``x = 5``, ``2 + 3 = 5``, ``x \\in [0, 1)``, ``Tom has 5 apples``."""
-    if depth >= compound.MAX_DEPTH:
-        return None
-    if "=" in span:
-        return _read_equation(span, depth)
-    member = _MEMBER_OF.fullmatch(span) or _ANSWER_IS.fullmatch(span)
-    if member is not None:
-        return read_key(member[1], depth + 1)
-    sentence = _SENTENCE.match(span)
-    if sentence is None or any(map(_CHANGES.match, sentence[1].lower().split())):
-        return None
-    return _read_number(span[sentence.end() :])
-
-
-def _read_equation(span: str, depth: int) -> str | None:
-    """The value that a chain of equal sides comes to; None if unknowns stand on both sides."""
-    *sides, last = (side.strip() for side in span.split("="))
-    if not last or last[0] in "<>" or not all(sides) or sides[-1][-1] in "<>!":
-        return None
-    if _NAME.fullmatch(sides[0]):
-        sides = sides[1:]
-    if not all(map(_ARITHMETIC.fullmatch, sides)):
-        return None
-    key = read_key(last, depth + 1)
-    if not sides or (key is not None and not key.startswith("text:")):
-        return key
-    # "18 = 9 * 2", "18 = x": the number is on the left.
-    named = _ARITHMETIC.fullmatch(last) or _SYMBOL.fullmatch(last)
-    return _read_number(sides[0]) if named else None
-
-
-_ARTICLE = re.compile(r"(?:the|an|a) (?=[a-z]{2})")
-_MATH = re.compile(r"[\\^_=<>|+*/{}]|[0-9][A-Za-z]|[A-Za-z][0-9]")
 _TIGHT = re.compile(r" ?([-+*/=^_<>|(){}\[\],;:]) ?| (?=\\)")
+_MATH = re.compile(
+    r"[\\^_=<>|+*/{}]|[0-9][A-Za-z]|[A-Za-z][0-9]"
+    r"|(?<![A-Za-z])(?:pi|sqrt|infinity|inf)(?![A-Za-z])"
+)
+_ARTICLE = re.compile(r"(?:the|an|a) (?=[a-z]{2})")
+_ROOT = re.compile(r"(?<![A-Za-z])\\?sqrt ?(?:\(([0-9A-Za-z]+)\)|\{([0-9A-Za-z]+)\})")
+_CONSTANT = re.compile(r"(?<![A-Za-z\\])(?:(pi)|(?:positive )?(?:infinity|inf))(?![A-Za-z])")
+_NEGATIVE = re.compile(r"(?:negative|minus) (?=\\)")
+_STAR = re.compile(r"(?<=[0-9A-Za-z)}]) ?\* ?(?=[A-Za-z\\(])")
+_COEFFICIENT = re.compile(r"(?<=[0-9]) (?=[A-Za-z](?![A-Za-z]))")
+_COMMAND_BLANK = re.compile(r"(\\[A-Za-z]+) (?![A-Za-z])")
 
 
 def _text(span: str) -> str | None:
     """Opaque spans: mathematics without blanks, prose in lower case without its article."""
     span = span.replace(UNIT, " ")
     if len(span) == 1 or _MATH.search(span):
-        span = _TIGHT.sub(lambda match: match[1] or "", span)
+        span = _mathematics(span)
     else:
-        span = _ARTICLE.sub("", span.casefold(), count=1)
+        span = span.casefold()
+        article = _ARTICLE.match(span)
+        span = span[article.end() :] if article else span
+        span = span.rstrip("!") if span[-3:-1].isalpha() else span
+        span = "\\emptyset" if span == "empty set" else span
     return "text:" + span if span.strip(" .!-") else None
+
+
+def _mathematics(span: str) -> str:
+    """One spelling of products, roots and constants; nothing is computed."""
+    span = span.replace("<=", "\\le ").replace(">=", "\\ge ")
+    span = _ROOT.sub(lambda match: "\\sqrt{" + (match[1] or match[2]) + "}", span)
+    span = _CONSTANT.sub(lambda match: "\\pi " if match[1] else "\\infty ", span)
+    span = _NEGATIVE.sub("-", span)
+    span = _COEFFICIENT.sub("", _STAR.sub("", span))
+    span = _TIGHT.sub(lambda match: match[1] or "", span)
+    span = _COMMAND_BLANK.sub(r"\1", span).strip(" ")
+    span = span[1:] if span[:1] == "+" else span
+    return "\\emptyset" if span == "{}" else span

@@ -1,11 +1,22 @@
-"""Whether the words that follow a number leave its value alone."""
+r"""Whether the words that follow a number leave its value alone.
+
+A tail drops out if it is, in this order:
+
+1. nothing;
+2. a unit that stood in ``\text{}``: words and symbols, with powers;
+3. a remark: ``, because ...``, ``(since ...)``;
+4. words after a blank or a hyphen. Going from left to right: a word that makes another value of
+   the number (`_OPAQUE`) refuses; a word that ends the clause (`_ENDS`) accepts unless another
+   quantity follows; another quantity refuses; a single letter must be the symbol of a unit right
+   after the number, or an article; anything that is neither a word nor a product of units refuses.
+"""
 
 from __future__ import annotations
 
 import re
 
 from fastsi.vote.clean import UNIT
-from fastsi.vote.number import words_prefix
+from fastsi.vote.words import PARTS, PLURAL_PARTS, SCALES, words_prefix
 
 _words = str.split
 _UNIT_LETTERS = frozenset("mgshlLJNWVKCFA")
@@ -14,9 +25,10 @@ _UNIT_LETTERS = frozenset("mgshlLJNWVKCFA")
 _OPAQUE = frozenset(
     _words(
         "pi sqrt root log ln sin cos tan exp mod plus minus squared cubed factorial choose divided "
-        "multiplied or dozen dozens half halves third thirds quarter quarters hundredths tenths"
+        "multiplied or dozen dozens hundreds thousands millions billions trillions lakhs crores "
+        "point over"
     )
-)
+) | {*PARTS, *PLURAL_PARTS, *SCALES}
 """Words that make another value or an expression of the number before them."""
 
 _ENDS = frozenset(
@@ -28,11 +40,11 @@ _ENDS = frozenset(
 """Words that end the clause; unless another quantity follows, the rest does not matter."""
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z'.-]*")
-_UNIT_POWER = re.compile(r"[A-Za-z]+(?:\^?-?[1-4])?(?:[/*][A-Za-z]+(?:\^?-?[1-4])?)*")
+_UNIT = re.compile(r"([A-Za-z]+)(?:\^?-?[1-4])?")
 _YEAR = re.compile(r"[12][0-9]{3}")
-_REMARK = re.compile(
-    r",? \((?!mod|or\b|and\b)[^()]*\)|(?:,|;|:| -) (?!and\b|or\b|x\b)[A-Za-z]{2}.*"
-)
+_BRACKETS = re.compile(r",? \(([^()]*)\)")
+_CONDITION = re.compile(r"mod|(?:or|and)(?![A-Za-z0-9_])")
+_REMARK = re.compile(r"(?:,|;|:| -) ((?!and(?![A-Za-z0-9_])|or(?![A-Za-z0-9_]))[A-Za-z]{2})")
 _MAX_WORDS = 40
 
 
@@ -46,12 +58,33 @@ def drops_out(tail: str) -> bool:
     if not tail:
         return True
     if tail[0] == UNIT:
-        return not any(char.isdigit() for char in tail)
-    if _REMARK.fullmatch(tail):
-        return True
+        words = _join_units(tail[1:]).split()
+        return all(_WORD.fullmatch(word) or _is_unit(word, in_text=True) for word in words)
+    if tail[0] in ",;: ":
+        brackets = _BRACKETS.fullmatch(tail)
+        if brackets is not None and not _CONDITION.match(brackets[1]):
+            return True
+        if _REMARK.match(tail):
+            return True
     if tail[0] == "-":
-        return tail[1:3].isalpha() and len(tail) > 2 and _words_drop_out(tail[1:].split())
-    return tail[0] == " " and _words_drop_out(tail.split())
+        return len(tail) > 2 and tail[1:3].isalpha() and _words_drop_out(tail[1:].split())
+    return tail[0] == " " and _words_drop_out(_join_units(tail).split())
+
+
+def _join_units(tail: str) -> str:
+    """``m / s`` as one word."""
+    return tail.replace(" / ", "/").replace(" * ", "*") if " / " in tail or " * " in tail else tail
+
+
+def _is_unit(word: str, in_text: bool = False) -> bool:
+    """``cm^2``, ``m/s``, ``kg*m/s^2``: a single letter must be the symbol of a unit."""
+    for factor in word.replace("*", "/").split("/"):
+        unit = _UNIT.fullmatch(factor)
+        if unit is None:
+            return False
+        if len(unit[1]) == 1 and unit[1] not in _UNIT_LETTERS and not in_text:
+            return False
+    return True
 
 
 def _words_drop_out(words: list[str]) -> bool:
@@ -59,6 +92,8 @@ def _words_drop_out(words: list[str]) -> bool:
         bare = word.strip(",.;:()!?'\"")
         lower = bare.lower()
         following = words[at + 1] if at + 1 < len(words) else ""
+        if at > 0 and lower in ("squared", "cubed"):  # "5 cm squared", not "5 squared"
+            continue
         if lower in _OPAQUE:
             return False
         if lower in _ENDS:
@@ -69,7 +104,7 @@ def _words_drop_out(words: list[str]) -> bool:
         if len(bare) == 1:
             if not _stands_alone(bare, words, at):
                 return False
-        elif not _WORD.fullmatch(bare) and not _UNIT_POWER.fullmatch(bare):
+        elif not _WORD.fullmatch(bare) and not _is_unit(bare):
             return False
         if word[-1] in ",;:" and following:
             return not _is_quantity(following)

@@ -260,7 +260,11 @@ FASTSI_HOST_DEVICE inline bool read_boolean(Span s, DeviceKey* key) {
   const bool yes = take_word(&s, "yes", 3) || take_word(&s, "true", 4);
   if (!yes && !take_word(&s, "no", 2) && !take_word(&s, "false", 5)) return false;
   const char next = s.front();
-  if (!s.empty() && next != ',' && next != ';' && next != ':' && next != '.' && next != '!') {
+  if (next == '.') {  // "No. 5" is none
+    ++s.at;
+    s.skip_blanks();
+    if (!is_letter(s.front())) return false;
+  } else if (!s.empty() && next != ',' && next != ';' && next != ':' && next != '!') {
     return false;
   }
   key->kind = DeviceKind::boolean;
