@@ -39,6 +39,32 @@ def linear(
     out: TensorView,
     threads: int,
 ) -> None: ...
+
+class LinearInt8Weights:
+    def __init__(
+        self,
+        data: TensorView,
+        scale: TensorView,
+        sum: TensorView,
+        n: int,
+        k: int,
+        pair: bool,
+    ) -> None: ...
+
+def linear_int8_panels(n: int, pair: bool) -> int: ...
+def linear_int8_pack(
+    weight: TensorView, packed: LinearInt8Weights, first: int, threads: int
+) -> None: ...
+def linear_int8(
+    x: TensorView,
+    weights: LinearInt8Weights,
+    bias: TensorView | None,
+    residual: TensorView | None,
+    row_index: TensorView | None,
+    activation: int,
+    out: TensorView,
+    threads: int,
+) -> None: ...
 def set_isa(name: str) -> None: ...
 def isa() -> str: ...
 def available_isas() -> list[str]: ...

@@ -34,9 +34,16 @@ TensorView make_view(std::uintptr_t data, const py::tuple& shape, const py::tupl
   return view;
 }
 
+fastsi::Activation activation_of(int number) {
+  FASTSI_CHECK(0 <= number && number < fastsi::kNumActivations, "activation: no number ", number);
+  return static_cast<fastsi::Activation>(number);
+}
+
 void bind_ops(py::module_& m) {
   using Release = py::call_guard<py::gil_scoped_release>;
   using fastsi::AttentionOptions;
+  using fastsi::LinearEpilogue;
+  using fastsi::LinearInt8Weights;
   using fastsi::LinearWeights;
   using fastsi::SegmentPlan;
   using V = const TensorView&;
@@ -61,11 +68,22 @@ void bind_ops(py::module_& m) {
       "linear",
       [](V x, const LinearWeights& weights, const TensorView* bias, const TensorView* residual,
          const TensorView* row_index, int activation, V out, int threads) {
-        FASTSI_CHECK(0 <= activation && activation < fastsi::kNumActivations,
-                     "activation: no number ", activation);
-        fastsi::linear(x, weights,
-                       {bias, residual, row_index, static_cast<fastsi::Activation>(activation)},
-                       out, threads);
+        const LinearEpilogue after{bias, residual, row_index, activation_of(activation)};
+        fastsi::linear(x, weights, after, out, threads);
+      },
+      Release());
+  py::class_<LinearInt8Weights>(m, "LinearInt8Weights")
+      .def(py::init([](V data, V scale, V sum, std::int64_t n, std::int64_t k, bool pair) {
+        return LinearInt8Weights{data, scale, sum, n, k, pair};
+      }));
+  m.def("linear_int8_panels", &fastsi::linear_int8_panels);
+  m.def("linear_int8_pack", &fastsi::linear_int8_pack, Release());
+  m.def(
+      "linear_int8",
+      [](V x, const LinearInt8Weights& weights, const TensorView* bias, const TensorView* residual,
+         const TensorView* row_index, int activation, V out, int threads) {
+        const LinearEpilogue after{bias, residual, row_index, activation_of(activation)};
+        fastsi::linear_int8(x, weights, after, out, threads);
       },
       Release());
   m.def("merge_states", &fastsi::merge_states, Release());

@@ -35,6 +35,10 @@ struct MergeTask {
   std::int64_t outs_stride[3], lses_stride[3];  // partial, row, head
 };
 
+// Throws unless the arguments of a linear layer with n output and k input features fit each other.
+void check_linear_call(const TensorView& x, std::int64_t k, std::int64_t n, bool pair,
+                       const LinearEpilogue& after, const TensorView& out);
+
 // Linear layer over packed panels, for the rows and panels of a block.
 struct LinearTask {
   const float* x;

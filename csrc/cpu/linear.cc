@@ -79,38 +79,6 @@ void for_each_weight(const TensorView& weight, const LinearWeights& packed, std:
   });
 }
 
-void check_call(const TensorView& x, const LinearWeights& packed, const LinearEpilogue& after,
-                const TensorView& out) {
-  require_dims("x", x, 2);
-  require_dtype("x", x, DType::f32);
-  require_dense_last("x", x);
-  require_size("x", x, 1, packed.data.shape[1]);
-  const std::int64_t columns = packed.pair ? packed.n / 2 : packed.n;
-  const struct {
-    const char* name;
-    const TensorView* view;
-  } outputs[] = {{"out", &out}, {"residual", after.residual}};
-  for (const auto& [name, view] : outputs) {
-    if (view == nullptr) continue;
-    require_dims(name, *view, 2);
-    require_dtype(name, *view, DType::f32);
-    require_dense_last(name, *view);
-    require_size(name, *view, 0, out.shape[0]);
-    require_size(name, *view, 1, columns);
-  }
-  if (after.bias != nullptr) vector_of<float>("bias", *after.bias, DType::f32, packed.n);
-  if (after.row_index == nullptr) {
-    require_size("out", out, 0, x.shape[0]);
-    return;
-  }
-  const auto* index =
-      vector_of<std::int64_t>("row_index", *after.row_index, DType::i64, out.shape[0]);
-  for (std::int64_t i = 0; i < out.shape[0]; ++i) {
-    FASTSI_CHECK(0 <= index[i] && index[i] < x.shape[0], "row_index: entry ", i, " is ", index[i],
-                 ", x has ", x.shape[0], " rows");
-  }
-}
-
 // Rows per work item of one panel each. Any value gives the same bits; fewer rows read the panel
 // again, more may leave a thread idle.
 std::int64_t rows_per_item(std::int64_t rows, std::int64_t panels, const LinearLayout& layout,
@@ -125,6 +93,38 @@ std::int64_t rows_per_item(std::int64_t rows, std::int64_t panels, const LinearL
 }
 
 }  // namespace
+
+void check_linear_call(const TensorView& x, std::int64_t k, std::int64_t n, bool pair,
+                       const LinearEpilogue& after, const TensorView& out) {
+  require_dims("x", x, 2);
+  require_dtype("x", x, DType::f32);
+  require_dense_last("x", x);
+  require_size("x", x, 1, k);
+  const std::int64_t columns = pair ? n / 2 : n;
+  const struct {
+    const char* name;
+    const TensorView* view;
+  } outputs[] = {{"out", &out}, {"residual", after.residual}};
+  for (const auto& [name, view] : outputs) {
+    if (view == nullptr) continue;
+    require_dims(name, *view, 2);
+    require_dtype(name, *view, DType::f32);
+    require_dense_last(name, *view);
+    require_size(name, *view, 0, out.shape[0]);
+    require_size(name, *view, 1, columns);
+  }
+  if (after.bias != nullptr) vector_of<float>("bias", *after.bias, DType::f32, n);
+  if (after.row_index == nullptr) {
+    require_size("out", out, 0, x.shape[0]);
+    return;
+  }
+  const auto* index =
+      vector_of<std::int64_t>("row_index", *after.row_index, DType::i64, out.shape[0]);
+  for (std::int64_t i = 0; i < out.shape[0]; ++i) {
+    FASTSI_CHECK(0 <= index[i] && index[i] < x.shape[0], "row_index: entry ", i, " is ", index[i],
+                 ", x has ", x.shape[0], " rows");
+  }
+}
 
 std::int64_t linear_panel_width() { return kernels().linear_fp32_layout().width; }
 
@@ -146,7 +146,7 @@ void linear_unpack(const LinearWeights& packed, std::int64_t first, const Tensor
 void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilogue& after,
             const TensorView& out, int threads) {
   const LinearLayout layout = check_packed(packed);
-  check_call(x, packed, after, out);
+  check_linear_call(x, packed.data.shape[1], packed.n, packed.pair, after, out);
   const std::int64_t rows = out.shape[0], depth = x.shape[1], panels = packed.data.shape[0];
   if (rows == 0 || panels == 0) return;
   const auto floats = [](const TensorView* view) {

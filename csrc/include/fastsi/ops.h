@@ -119,6 +119,25 @@ void linear_unpack(const LinearWeights& packed, std::int64_t first, const Tensor
 void linear(const TensorView& x, const LinearWeights& weights, const LinearEpilogue& after,
             const TensorView& out, int threads);
 
+// Weights in int8 for every instruction set: data uint8 [linear_int8_panels(n, pair) * 16 *
+// (k filled up to 64)], and for each of the panels' 16 columns scale float32 and sum int32. The
+// layout stands in csrc/cpu/linear_int8.h; panels of a pair alternate.
+struct LinearInt8Weights {
+  TensorView data, scale, sum;
+  std::int64_t n = 0, k = 0;
+  bool pair = false;
+};
+
+std::int64_t linear_int8_panels(std::int64_t n, bool pair);
+
+// Quantises weight [features, k] into the features [first, first + features) of `packed`.
+void linear_int8_pack(const TensorView& weight, const LinearInt8Weights& packed, std::int64_t first,
+                      int threads);
+
+// As `linear`, with rows quantised on the fly. Every instruction set gives the same bits.
+void linear_int8(const TensorView& x, const LinearInt8Weights& weights, const LinearEpilogue& after,
+                 const TensorView& out, int threads);
+
 // `row_index` and `adjust` may be null. A row without a usable logit gets token -1.
 void sample_tokens(const TensorView& logits, const SampleParams& params,
                    const TensorView* row_index, const LogitAdjust* adjust,

@@ -26,7 +26,8 @@ def linear(
     rows = x.shape[0] if row_index is None else row_index.shape[0]
     if out is None:
         out = torch.empty(rows, packed.out_features)
-    _C.linear(
+    run = _C.linear_int8 if packed.mode == "int8" else _C.linear
+    run(
         view(x),
         packed.handle,
         None if bias is None else view(bias.contiguous()),

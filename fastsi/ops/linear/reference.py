@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from fastsi.ops.linear import int8
 from fastsi.ops.linear.packed import PackedWeight
 
 
@@ -19,7 +20,10 @@ def linear(
 ) -> torch.Tensor:
     """See `fastsi.ops.linear`."""
     rows = x if row_index is None else x[row_index]
-    y = functional.linear(rows, torch.cat(packed.unpack()).to(x), bias)
+    if packed.mode == "int8":
+        y = int8.product(rows, *packed.integers(), bias)
+    else:
+        y = functional.linear(rows, torch.cat(packed.unpack()).to(x), bias)
     first, second = y.chunk(2, dim=1) if packed.pair else (y, None)
     if activation == "silu":
         first = functional.silu(first)

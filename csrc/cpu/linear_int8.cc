@@ -1,0 +1,161 @@
+#include "linear_int8.h"
+
+#include <algorithm>
+
+#include "fastsi/isa.h"
+#include "fastsi/parallel.h"
+#include "kernels.h"
+
+namespace fastsi {
+namespace {
+
+constexpr double kSerialWork = 6e6;       // of (rows + kRowsOfWeights) * weights
+constexpr double kRowsOfWeights = 64;     // reading the weights takes as long as so many rows
+constexpr std::int64_t kMostBlocks = 32;  // of a work item: its quantised rows stay in cache
+constexpr std::int64_t kItemsPerThread = 4;
+constexpr std::int64_t kMostDepth = 131072;  // 127 * 127 * depth fits 32 bits
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+struct Int8Kernels {
+  decltype(&portable::int8_element_bytes) element_bytes;
+  decltype(&portable::int8_quantise) quantise;
+  decltype(&portable::int8_multiply) multiply;
+  decltype(&portable::int8_quantise_weight) quantise_weight;
+};
+
+const Int8Kernels& int8_kernels() {
+#define FASTSI_TABLE(isa)                                                                      \
+  {                                                                                            \
+    isa::int8_element_bytes, isa::int8_quantise, isa::int8_multiply, isa::int8_quantise_weight \
+  }
+  static constexpr Int8Kernels table[] = {
+      FASTSI_TABLE(portable),
+#if defined(FASTSI_X86_KERNELS)
+      FASTSI_TABLE(avx2),     FASTSI_TABLE(avx512), FASTSI_TABLE(avx512_vnni),
+#endif
+#if defined(FASTSI_AMX_KERNELS)
+      FASTSI_TABLE(amx),
+#endif
+  };
+#undef FASTSI_TABLE
+  return table[static_cast<int>(isa())];
+}
+
+// Panels, and steps of each.
+struct Shape {
+  std::int64_t panels, steps;
+};
+
+Shape check_packed(const LinearInt8Weights& packed) {
+  FASTSI_CHECK(packed.n >= 0 && !(packed.pair && packed.n % 2), "weights: ", packed.n,
+               " output features", packed.pair ? ", a pair must have an even number" : "");
+  FASTSI_CHECK(0 < packed.k && packed.k <= kMostDepth, "weights: ", packed.k,
+               " input features, int8 takes 1 to ", kMostDepth);
+  const Shape shape{linear_int8_panels(packed.n, packed.pair), ceil_div(packed.k, kInt8Step)};
+  const std::int64_t columns = shape.panels * kInt8Panel;
+  vector_of<std::uint8_t>("weights", packed.data, DType::u8, columns * shape.steps * kInt8Step);
+  vector_of<float>("scales", packed.scale, DType::f32, columns);
+  vector_of<std::int32_t>("sums", packed.sum, DType::i32, columns);
+  return shape;
+}
+
+// The packed column of an output feature.
+std::int64_t column_of(const LinearInt8Weights& packed, std::int64_t feature) {
+  if (!packed.pair) return feature;
+  const std::int64_t half = packed.n / 2, second = feature >= half ? 1 : 0;
+  const std::int64_t column = feature - second * half;
+  return (column / kInt8Panel * 2 + second) * kInt8Panel + column % kInt8Panel;
+}
+
+}  // namespace
+
+std::int64_t linear_int8_panels(std::int64_t n, bool pair) {
+  return pair ? 2 * ceil_div(n / 2, kInt8Panel) : ceil_div(n, kInt8Panel);
+}
+
+void linear_int8_pack(const TensorView& weight, const LinearInt8Weights& packed, std::int64_t first,
+                      int threads) {
+  const Shape shape = check_packed(packed);
+  require_dims("weight", weight, 2);
+  require_dtype("weight", weight, DType::f32);
+  require_contiguous("weight", weight);
+  require_size("weight", weight, 1, packed.k);
+  FASTSI_CHECK(first >= 0 && first + weight.shape[0] <= packed.n, "weight: features ", first,
+               " to ", first + weight.shape[0], " of ", packed.n);
+  const std::int64_t depth = shape.steps * kInt8Step;
+  const Int8Kernels& kernel = int8_kernels();
+  if (static_cast<double>(weight.numel()) < kSerialElements) threads = 1;
+  parallel_for(weight.shape[0], threads, [&](std::int64_t i) {
+    const std::int64_t column = column_of(packed, first + i);
+    auto* scratch =
+        static_cast<float*>(thread_scratch(static_cast<std::size_t>(depth) * (sizeof(float) + 1)));
+    auto* values = reinterpret_cast<std::int8_t*>(scratch + depth);
+    kernel.quantise_weight(static_cast<const float*>(weight.data) + i * packed.k, packed.k,
+                           shape.steps, values, static_cast<float*>(packed.scale.data) + column,
+                           scratch);
+    auto* to = static_cast<std::int8_t*>(packed.data.data) +
+               column / kInt8Panel * kInt8Panel * depth + column % kInt8Panel * 4;
+    std::int32_t sum = 0;
+    for (std::int64_t k = 0; k < depth; ++k) {
+      sum += values[k];
+      to[k / 4 * 4 * kInt8Panel + k % 4] = values[k];
+    }
+    static_cast<std::int32_t*>(packed.sum.data)[column] = 128 * sum;
+  });
+}
+
+void linear_int8(const TensorView& x, const LinearInt8Weights& packed, const LinearEpilogue& after,
+                 const TensorView& out, int threads) {
+  const Shape shape = check_packed(packed);
+  check_linear_call(x, packed.k, packed.n, packed.pair, after, out);
+  const std::int64_t rows = out.shape[0], depth = shape.steps * kInt8Step;
+  if (rows == 0 || shape.panels == 0) return;
+  const auto floats = [](const TensorView* view) {
+    return view == nullptr ? nullptr : static_cast<const float*>(view->data);
+  };
+  const Int8Kernels& kernel = int8_kernels();
+  const std::int64_t blocks = ceil_div(rows, kInt8Rows);
+  const auto values = static_cast<std::size_t>(blocks * kInt8Rows * depth) * kernel.element_bytes();
+  const auto scales = static_cast<std::size_t>(blocks * kInt8Rows) * sizeof(float);
+  auto* quantised = static_cast<char*>(thread_scratch(values + scales, 1));
+  const Int8Task task{floats(&x),
+                      after.row_index == nullptr
+                          ? nullptr
+                          : static_cast<const std::int64_t*>(after.row_index->data),
+                      static_cast<const std::int8_t*>(packed.data.data),
+                      floats(&packed.scale),
+                      static_cast<const std::int32_t*>(packed.sum.data),
+                      floats(after.bias),
+                      floats(after.residual),
+                      static_cast<float*>(out.data),
+                      x.stride[0],
+                      after.residual == nullptr ? 0 : after.residual->stride[0],
+                      out.stride[0],
+                      rows,
+                      packed.k,
+                      shape.steps,
+                      packed.pair ? packed.n / 2 : packed.n,
+                      after.activation,
+                      packed.pair,
+                      quantised,
+                      reinterpret_cast<float*>(quantised + values)};
+  const double weights = static_cast<double>(depth) * static_cast<double>(packed.n);
+  if ((static_cast<double>(rows) + kRowsOfWeights) * weights < kSerialWork) threads = 1;
+  const bool few = static_cast<double>(rows * depth) < kSerialElements;
+  parallel_for(blocks, few ? 1 : threads, [&](std::int64_t block) {
+    const auto bytes = static_cast<std::size_t>(depth) * sizeof(float);
+    kernel.quantise(task, block, static_cast<float*>(thread_scratch(bytes)));
+  });
+  // An item is a range of panel pairs and a range of blocks; neighbours share the weights.
+  const std::int64_t pairs = ceil_div(shape.panels, 2), chunks = ceil_div(blocks, kMostBlocks);
+  const std::int64_t wanted = threads == 1 ? 1 : ceil_div(kItemsPerThread * threads, chunks);
+  const std::int64_t share = 2 * ceil_div(pairs, wanted), height = ceil_div(blocks, chunks);
+  parallel_for(ceil_div(shape.panels, share) * chunks, threads, [&](std::int64_t item) {
+    const std::int64_t block = item % chunks * height, panel = item / chunks * share;
+    kernel.multiply(task, {block, std::min(blocks, block + height), panel,
+                           std::min(shape.panels, panel + share)});
+  });
+}
+
+}  // namespace fastsi

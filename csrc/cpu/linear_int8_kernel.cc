@@ -1,0 +1,328 @@
+// Compiled once per instruction set; see linear_int8.h. The integer part is exact and the float
+// part has one order of operations, so all of them give the same bits.
+#include "amx.h"
+#include "linear_int8.h"
+#include "linear_int8_dot.h"
+#include "linear_int8_epilogue.h"
+#include "simd.h"
+
+namespace fastsi {
+namespace FASTSI_ISA {
+namespace {
+
+constexpr int W = kLanes<float>;
+
+FASTSI_INLINE const std::int8_t* panel_of(const Int8Task& task, std::int64_t panel) {
+  return task.weights + panel * task.steps * kStep * kPanel;
+}
+FASTSI_INLINE Element* block_of(const Int8Task& task, std::int64_t block) {
+  return static_cast<Element*>(task.quantised) + block * task.steps * kStep * kRows;
+}
+
+// --- quantisation ------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+// Lane i becomes lane (i ^ S) + lane i, or their difference in the upper lane of each pair: fused
+// with a factor of 1 or -1, which rounds as a plain addition does.
+template <int S>
+FASTSI_INLINE vf butterfly(vf v) {
+  constexpr int kUpper = S == 1 ? 0xAAAA : S == 2 ? 0xCCCC : S == 4 ? 0xF0F0 : 0xFF00;
+  const __m512 sign = _mm512_mask_blend_ps(kUpper, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f));
+  __m512 other;
+  if constexpr (S == 1) other = _mm512_permute_ps(v, 0xB1);
+  if constexpr (S == 2) other = _mm512_permute_ps(v, 0x4E);
+  if constexpr (S == 4) other = _mm512_shuffle_f32x4(v, v, 0xB1);
+  if constexpr (S == 8) other = _mm512_shuffle_f32x4(v, v, 0x4E);
+  return _mm512_fmadd_ps(v, sign, other);
+}
+#elif defined(__AVX2__)
+template <int S>
+FASTSI_INLINE vf butterfly(vf v) {
+  constexpr int kUpper = S == 1 ? 0xAA : S == 2 ? 0xCC : 0xF0;
+  const __m256 sign = _mm256_blend_ps(_mm256_set1_ps(1.0f), _mm256_set1_ps(-1.0f), kUpper);
+  __m256 other;
+  if constexpr (S == 1) other = _mm256_permute_ps(v, 0xB1);
+  if constexpr (S == 2) other = _mm256_permute_ps(v, 0x4E);
+  if constexpr (S == 4) other = _mm256_permute2f128_ps(v, v, 0x01);
+  return _mm256_fmadd_ps(v, sign, other);
+}
+#else
+template <int S>
+FASTSI_INLINE vf butterfly(vf v) {
+  if constexpr (S == 2) return vf{v[0] + v[2], v[1] + v[3], v[0] - v[2], v[1] - v[3]};
+  return vf{v[0] + v[1], v[0] - v[1], v[2] + v[3], v[2] - v[3]};
+}
+#endif
+
+// Hadamard transform of the first `left` of 64 values, the others 0; strides 32, 16, 8, 4, 2, 1.
+FASTSI_INLINE void rotate(const float* from, std::int64_t left, float* to) {
+  constexpr int kVectors = kStep / W;
+  vf v[kVectors];
+  for (int i = 0; i < kVectors; ++i) {
+    const std::int64_t here = left - i * W;
+    v[i] = here >= W ? load<float>(from + i * W)
+                     : (here > 0 ? load_part<float>(from + i * W, static_cast<int>(here)) : vf{});
+  }
+  for (int stride = kVectors / 2; stride > 0; stride /= 2) {
+    for (int i = 0; i < kVectors; ++i) {
+      if (i & stride) continue;
+      const vf a = v[i], b = v[i + stride];
+      v[i] = a + b;
+      v[i + stride] = a - b;
+    }
+  }
+  for (int i = 0; i < kVectors; ++i) {
+    if constexpr (W > 8) v[i] = butterfly<8>(v[i]);
+    if constexpr (W > 4) v[i] = butterfly<4>(v[i]);
+    store<float>(to + i * W, butterfly<1>(butterfly<2>(v[i])));
+  }
+}
+
+// Magnitudes as the bits of floats, which are in the same order; a NaN is the largest.
+FASTSI_INLINE vi32 magnitude_bits(const float* x) {
+  vi32 bits;
+  std::memcpy(&bits, x, sizeof bits);
+  return bits & 0x7FFFFFFF;
+}
+
+struct Grain {
+  float inverse, scale;  // quantised = rotated * inverse; value = quantised * scale
+};
+
+// Rotates `depth` values to rotated[steps * 64]. Values whose largest is below 2^-120 count as
+// zeros; if one is not finite, the scale is NaN. `divisor` takes the factor of the rotation.
+FASTSI_INLINE Grain rotate_all(const float* x, std::int64_t depth, std::int64_t steps,
+                               float divisor, float* rotated) {
+  vi32 top{};
+  for (std::int64_t s = 0; s < steps; ++s) {
+    float* to = rotated + s * kStep;
+    rotate(x + s * kStep, depth - s * kStep, to);
+    for (int i = 0; i < kStep; i += W) {
+      const vi32 bits = magnitude_bits(to + i);
+      top = bits > top ? bits : top;
+    }
+  }
+  std::int32_t lane[W], best = 0;
+  std::memcpy(lane, &top, sizeof top);
+  for (int i = 0; i < W; ++i) best = lane[i] > best ? lane[i] : best;
+  constexpr std::int32_t kLeast = 0x03800000, kInfinity = 0x7F800000;  // kLeast: 2^-120
+  if (best >= kInfinity) return {0.0f, NAN};
+  if (best < kLeast) return {0.0f, 0.0f};
+  float largest;
+  std::memcpy(&largest, &best, sizeof largest);
+  return {127.0f / largest, largest / divisor};
+}
+
+// Nearest integers, ties to even, of W values of at most 127 in magnitude.
+FASTSI_INLINE vi32 nearest(vf x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<vi32>(_mm512_cvtps_epi32(x));
+#elif defined(__AVX2__)
+  return reinterpret_cast<vi32>(_mm256_cvtps_epi32(x));
+#else
+  const vf shifted = x + splat<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  vi32 n;
+  std::memcpy(&n, &shifted, sizeof n);
+  return n - 0x4B400000;
+#endif
+}
+
+template <class T>
+FASTSI_INLINE void store_narrow(vi32 n, T* to) {
+#if defined(__AVX512F__)
+  const __m512i wide = reinterpret_cast<__m512i>(n);
+  if constexpr (sizeof(T) == 1) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(wide));
+  } else {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(wide));
+  }
+#else
+  for (int i = 0; i < W; ++i) to[i] = static_cast<T>(n[i]);
+#endif
+}
+
+// Rotated values to integers; elements of consecutive steps stand `stride` apart.
+template <class T>
+FASTSI_INLINE void quantise(const float* rotated, std::int64_t steps, Grain grain, int offset,
+                            std::int64_t stride, T* to) {
+  const vf inverse = splat<float>(grain.inverse);
+  for (std::int64_t s = 0; s < steps; ++s) {
+    for (int i = 0; i < kStep; i += W) {
+      // Without a usable grain the values may be NaN, which have no integer.
+      const vf v = grain.inverse > 0 ? load<float>(rotated + s * kStep + i) * inverse : vf{};
+      store_narrow(nearest(v) + offset, to + s * stride + i);
+    }
+  }
+}
+
+// --- multiplication ----------------------------------------------------------------------------
+
+#if defined(FASTSI_AMX)
+
+// Sums of up to two blocks by two panels that wait for their epilogue: [block][row][panel][16].
+// It runs between the tile products of the next sums, which leave the vector units idle.
+struct Pending {
+  alignas(64) std::int32_t sums[2 * kRows * 2 * kPanel];
+  const std::int32_t* next = sums;
+  std::int64_t row = 0, end = 0;  // rows yet to finish
+  std::int64_t panel = 0;
+  Finish finish = nullptr;
+
+  void advance(const Int8Task& task, std::int64_t count) {
+    if (row >= end) return;
+    const std::int64_t to = row + count < end ? row + count : end;
+    finish(task, row, to, panel, next, 2 * kPanel);
+    next += (to - row) * 2 * kPanel;
+    row = to;
+  }
+};
+
+template <int B, int P>
+void multiply_tiles(const Int8Task& task, std::int64_t block, std::int64_t panel, Pending& before,
+                    Pending& after, std::int64_t prefetch, int prefetch_lines) {
+  const std::int8_t* a0 = block_of(task, block);
+  const std::int8_t* a1 = a0 + task.steps * kStep * kRows;
+  const std::int8_t* b0 = panel_of(task, panel);
+  const std::int8_t* b1 = b0 + task.steps * kStep * kPanel;
+  const int share = static_cast<int>((2 * kRows + task.steps - 1) / task.steps);
+  _tile_zero(0);
+  if constexpr (P == 2) _tile_zero(1);
+  if constexpr (B == 2) _tile_zero(2);
+  if constexpr (B == 2 && P == 2) _tile_zero(3);
+  for (std::int64_t s = 0; s < task.steps; ++s) {
+    const std::int64_t at = s * kStep * kRows;
+    _tile_loadd(6, b0 + at, kStep);
+    _tile_loadd(4, a0 + at, kStep);
+    if constexpr (P == 2) _tile_loadd(7, b1 + at, kStep);
+    if constexpr (B == 2) _tile_loadd(5, a1 + at, kStep);
+    _tile_dpbssd(0, 4, 6);
+    if constexpr (P == 2) _tile_dpbssd(1, 4, 7);
+    if constexpr (B == 2) _tile_dpbssd(2, 5, 6);
+    if constexpr (B == 2 && P == 2) _tile_dpbssd(3, 5, 7);
+    for (int i = 0; i < prefetch_lines; ++i) {
+      _mm_prefetch(reinterpret_cast<const char*>(b0 + prefetch + i * 64), _MM_HINT_T1);
+    }
+    prefetch += prefetch_lines * 64;
+    before.advance(task, share);
+  }
+  before.advance(task, 2 * kRows);
+  constexpr int kStride = 2 * kPanel * static_cast<int>(sizeof(std::int32_t));
+  _tile_stored(0, after.sums, kStride);
+  if constexpr (P == 2) _tile_stored(1, after.sums + kPanel, kStride);
+  if constexpr (B == 2) _tile_stored(2, after.sums + 2 * kPanel * kRows, kStride);
+  if constexpr (B == 2 && P == 2) {
+    _tile_stored(3, after.sums + 2 * kPanel * kRows + kPanel, kStride);
+  }
+  after.next = after.sums;
+  after.row = block * kRows;
+  const std::int64_t end = (block + B) * kRows;
+  after.end = end < task.rows ? end : task.rows;
+  after.panel = panel;
+  after.finish = finish_of<P>(task, panel);
+}
+
+void multiply(const Int8Task& task, const Int8Range& range) {
+  const TileScope tiles;
+  Pending pending[2];
+  int turn = 0;
+  const std::int64_t passes = (range.block_last - range.block_first + 1) / 2;
+  for (std::int64_t p = range.panel_first; p < range.panel_last; p += 2) {
+    const bool two = p + 1 < range.panel_last;
+    // The next panels come from memory: spread their lines over the passes of these.
+    const int lines = p + 4 <= range.panel_last ? static_cast<int>(2 * kPanel / passes) : 0;
+    std::int64_t ahead = 2 * task.steps * kStep * kPanel;
+    for (std::int64_t b = range.block_first; b < range.block_last; b += 2, turn ^= 1) {
+      const bool tall = b + 1 < range.block_last;
+      const auto run = tall ? (two ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)
+                            : (two ? multiply_tiles<1, 2> : multiply_tiles<1, 1>);
+      run(task, b, p, pending[turn ^ 1], pending[turn], ahead, lines);
+      ahead += lines * 64 * task.steps;
+    }
+  }
+  pending[turn ^ 1].advance(task, 2 * kRows);
+}
+
+#else
+
+template <int R, int P>
+void multiply_rows(const Int8Task& task, std::int64_t row, std::int64_t panel) {
+  const std::int8_t* panels[P];
+  for (int p = 0; p < P; ++p) panels[p] = panel_of(task, panel + p);
+  alignas(64) std::int32_t sums[R * P * kPanel];
+  dot<R, P>(task, block_of(task, row / kRows) + row % kRows * kStep, panels, panel, sums);
+  finish_of<P>(task, panel)(task, row, row + R, panel, sums, P * kPanel);
+}
+
+template <int P>
+void multiply_panels(const Int8Task& task, std::int64_t row, std::int64_t end, std::int64_t panel) {
+  while (row < end) {
+    const std::int64_t left = end - row;
+    if constexpr (kMaxRows >= 8) {
+      if (left >= 8) {
+        multiply_rows<8, P>(task, row, panel);
+        row += 8;
+        continue;
+      }
+    }
+    if constexpr (kMaxRows >= 4) {
+      if (left >= 4) {
+        multiply_rows<4, P>(task, row, panel);
+        row += 4;
+        continue;
+      }
+      if (left >= 2) {
+        multiply_rows<2, P>(task, row, panel);
+        row += 2;
+        continue;
+      }
+    }
+    multiply_rows<1, P>(task, row, panel);
+    ++row;
+  }
+}
+
+void multiply(const Int8Task& task, const Int8Range& range) {
+  const std::int64_t first = range.block_first * kRows;
+  const std::int64_t end =
+      range.block_last * kRows < task.rows ? range.block_last * kRows : task.rows;
+  for (std::int64_t p = range.panel_first; p < range.panel_last; p += 2) {
+    if (p + 1 < range.panel_last) {
+      multiply_panels<2>(task, first, end, p);
+    } else {
+      multiply_panels<1>(task, first, end, p);
+    }
+  }
+}
+
+#endif
+
+}  // namespace
+
+std::size_t int8_element_bytes() { return sizeof(Element); }
+
+void int8_quantise(const Int8Task& task, std::int64_t block, float* scratch) {
+  Element* to = block_of(task, block);
+  for (std::int64_t r = 0; r < kRows; ++r, to += kStep) {
+    const std::int64_t row = block * kRows + r;
+    Grain grain{0.0f, 0.0f};  // rows that fill up the last block are zeros
+    if (row < task.rows) {
+      const std::int64_t source = task.row_index != nullptr ? task.row_index[row] : row;
+      // 8128 = 64 * 127: the product of two rotated vectors is 64 times that of the vectors.
+      grain = rotate_all(task.x + source * task.x_stride, task.depth, task.steps, 8128.0f, scratch);
+      task.row_scale[row] = grain.scale;
+    }
+    quantise(scratch, task.steps, grain, kOffset, kRows * kStep, to);
+  }
+}
+
+void int8_multiply(const Int8Task& task, const Int8Range& range) { multiply(task, range); }
+
+void int8_quantise_weight(const float* weight, std::int64_t depth, std::int64_t steps,
+                          std::int8_t* values, float* scale, float* scratch) {
+  const Grain grain = rotate_all(weight, depth, steps, 127.0f, scratch);
+  *scale = grain.scale;
+  quantise(scratch, steps, grain, 0, kStep, values);
+}
+
+}  // namespace FASTSI_ISA
+}  // namespace fastsi
