@@ -7,7 +7,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastsi-installed
-EXTRAS := dev,report,gguf,peft
+EXTRAS := dev,report,gguf,peft,symbolic
 JOBS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=

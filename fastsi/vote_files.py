@@ -8,12 +8,13 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import sys
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from fastsi.errors import ArtifactError, ConfigError, DataError
 from fastsi.train.select import vote_row
 from fastsi.train.tables import VOTES, write_table
 from fastsi.types import Vote, check_known
-from fastsi.vote import EXTRACTORS, WeightConfig, answer_key, majority
+from fastsi.vote import EXTRACTORS, WeightConfig, answer_keys, majority, merged_keys
+from fastsi.vote.symbolic import shared_merger
 from fastsi.vote.weights import total
 
 Advance = Callable[[int], None]
@@ -60,11 +62,11 @@ class _Group:
     """Summed; NaN where the file has none."""
     scores: array[float] = field(default_factory=lambda: array("d"))
 
-    def vote(self, config: WeightConfig) -> Vote:
+    def vote(self, config: WeightConfig, symbolic: bool) -> Vote:
+        keys = merged_keys(self.keys) if symbolic else self.keys
         known = not any(math.isnan(value) for value in self.logprobs)
-        return majority(
-            self.keys, self.logprobs if known else None, weights=config.weigh(self.scores)
-        )
+        weights = config.weigh(self.scores)
+        return majority(keys, self.logprobs if known else None, weights=weights)
 
 
 def vote_file(
@@ -76,6 +78,7 @@ def vote_file(
     length_field: str = "num_tokens",
     weights: str = "uniform",
     extractor: str = "auto",
+    symbolic: bool = False,
     out: str | Path | None = None,
     advance: Advance | None = None,
 ) -> dict[str, Vote]:
@@ -87,6 +90,7 @@ def vote_file(
             Log-probabilities settle ties where every path of a question has one.
         weights: how much a path's vote weighs; one of ``fastsi.vote.SCHEMES``.
         extractor: how the answer is found; one of ``fastsi.vote.EXTRACTORS``.
+        symbolic: merge opaque answers that algebra proves equal (`fastsi.vote.symbolic`).
         out: ``.parquet`` or ``.jsonl`` file for the votes, with the columns of ``votes.parquet``;
             it must not exist.
         advance: told of rows as they are done.
@@ -95,28 +99,28 @@ def vote_file(
         Votes by question, in order of first appearance.
 
     Raises:
-        ConfigError: an unknown extractor, weighting or suffix of ``out``.
+        ConfigError: an unknown extractor, weighting or suffix of ``out``, or ``symbolic`` without
+            math-verify installed.
         DataError: the file is malformed or lacks a column.
         ArtifactError: ``out`` exists or cannot be written.
     """
     check_known([extractor], EXTRACTORS, "extractor")
     config = WeightConfig.parse(weights)
+    if symbolic:
+        shared_merger()  # refuses before any work
     out = None if out is None else _new_votes_file(out)
     fields = PathFields(
         text=text_field, group=group_field, logprob=logprob_field, length=length_field
     )
     groups: dict[str, _Group] = {}
-    count = told = 0
-    for count, (line, row) in enumerate(_rows(Path(paths), fields, config), start=1):
-        _add(groups, _Row(paths, line, row), fields, config, extractor)
-        if advance is not None and count - told == _BLOCK:
-            advance(count - told)
-            told = count
-    if advance is not None:
-        advance(count - told)
+    rows = (_Row(paths, line, row) for line, row in _rows(Path(paths), fields, config))
+    for block in _blocks(rows):
+        _add(groups, block, fields, config, extractor)
+        if advance is not None:
+            advance(len(block))
     if not groups:
         raise DataError("no paths in the file", path=paths)
-    votes = {name: group.vote(config) for name, group in groups.items()}
+    votes = {name: group.vote(config, symbolic) for name, group in groups.items()}
     if out is not None:
         write_votes(out, votes)
     return votes
@@ -215,34 +219,54 @@ def _logprob_field(fields: PathFields, config: WeightConfig) -> str:
     return "token_logprobs" if config.name == "window" else "cumulative_logprob"
 
 
+def _blocks(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
+    while block := list(itertools.islice(rows, _BLOCK)):
+        yield block
+
+
 def _add(
     groups: dict[str, _Group],
-    row: _Row,
+    block: Sequence[_Row],
     fields: PathFields,
     config: WeightConfig,
     extractor: str,
 ) -> None:
-    name = str(row.text(fields.group, (str, int), "a string or an integer"))
+    """Count a block of rows; their answers are read in one call, which uses all processors."""
+    # Row by row, so that the first bad one is the one that is named.
+    read = [_read(row, fields, config) for row in block]
+    keys = answer_keys([each.text for each in read], extractor=extractor)
+    for each, key in zip(read, keys, strict=True):
+        group = groups.setdefault(each.group, _Group())
+        group.keys.append(None if key is None else sys.intern(key))
+        group.logprobs.append(each.logprob)
+        group.scores.append(each.score)
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    group: str
+    text: str
+    logprob: float
+    """Summed; NaN: the row has none."""
+    score: float
+
+
+def _read(row: _Row, fields: PathFields, config: WeightConfig) -> _Path:
+    group = str(row.text(fields.group, (str, int), "a string or an integer"))
     text = row.text(fields.text, str, "a string")
-    field_name = _logprob_field(fields, config)
-    logprob = row.logprob(field_name)
-    given = fields.logprob is not None or config.name != "uniform"
-    if logprob is None and given:
-        raise row.wrong(field_name, "missing log-probability")
+    name = _logprob_field(fields, config)
+    logprob = row.logprob(name)
+    if logprob is None:
+        if fields.logprob is not None or config.name != "uniform":
+            raise row.wrong(name, "missing log-probability")
+        return _Path(group, text, math.nan, 0.0)
     length = row.values.get(fields.length)
     if not isinstance(length, int) or isinstance(length, bool):
         length = None
-    score = 0.0
-    if logprob is not None:
-        try:
-            score = config.score(logprob, length)
-        except ConfigError as error:
-            raise row.wrong(field_name, f"{error}") from None
-    group = groups.setdefault(name, _Group())
-    key = answer_key(text, extractor=extractor)
-    group.keys.append(None if key is None else sys.intern(key))
-    group.logprobs.append(math.nan if logprob is None else total(logprob))
-    group.scores.append(score)
+    try:
+        return _Path(group, text, total(logprob), config.score(logprob, length))
+    except ConfigError as error:
+        raise row.wrong(name, f"{error}") from None
 
 
 def _rows(

@@ -50,6 +50,14 @@ def command(
     extractor: Annotated[
         str, typer.Option(help="How the answer is found in a text; a bad name lists them.")
     ] = "auto",
+    symbolic: Annotated[
+        bool,
+        typer.Option(
+            "--symbolic",
+            help="Merge opaque answers that algebra proves equal, such as roots and polynomials; "
+            "needs the extra fastsi[symbolic].",
+        ),
+    ] = False,
     out_file: Annotated[
         Path | None,
         typer.Option(
@@ -78,6 +86,7 @@ def command(
                 length_field=length_field,
                 weights=weights,
                 extractor=extractor,
+                symbolic=symbolic,
                 out=out_file,
                 advance=lambda rows: advance(rows, ""),
             )

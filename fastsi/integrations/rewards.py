@@ -1,8 +1,8 @@
 """Reward functions for other trainers: against gold answers, and label-free.
 
 All are plain functions of their arguments: they work in any thread or process, set no signal and no
-timer, and take time linear in the texts. Two answers are equal where their canonical keys are
-(`fastsi.vote.key`), so ``0.5``, ``1/2`` and ``\\frac12`` earn the same.
+timer, and, unless ``symbolic``, take time linear in the texts. Two answers are equal where their
+canonical keys are (`fastsi.vote.key`), so ``0.5``, ``1/2`` and ``\\frac12`` earn the same.
 
 TRL (``GRPOTrainer(reward_funcs=[accuracy_reward])``, also RLOO) calls a reward with keyword
 arguments: ``prompts``, ``completions``, ``completion_ids``, every other column of the data set
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from fastsi.errors import ConfigError, shorten
-from fastsi.vote import answer_key, key_of_answer, majority
+from fastsi.vote import answer_key, answer_keys, key_of_answer, majority, merged_keys
 
 Message: TypeAlias = Mapping[str, Any]
 Completion: TypeAlias = "str | Sequence[Message]"
@@ -40,6 +40,7 @@ def accuracy_reward(
     solution: Sequence[str | Sequence[str]],
     *,
     extractor: str = "auto",
+    symbolic: bool = False,
     log_extra: Callable[[str, list[Any]], None] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
@@ -50,6 +51,8 @@ def accuracy_reward(
         solution: per completion its gold: an answer, a worked solution that ends in one
             (``... #### 72``), or several of these, of which any will do.
         extractor: how the answer is found in a completion; one of ``fastsi.vote.EXTRACTORS``.
+        symbolic: also take what algebra proves equal to a gold (`fastsi.vote.symbolic`): slower, in
+            a process of its own with a time limit.
         log_extra: as TRL gives it; gets the keys of gold and answer.
         kwargs: whatever else the trainer passes.
 
@@ -62,12 +65,13 @@ def accuracy_reward(
     if len(completions) != len(solution):
         raise ConfigError(f"solution: {len(solution)} values for {len(completions)} completions")
     golds = [gold_keys(each) for each in solution]
-    answers = [answer_key(completion_text(each), extractor=extractor) for each in completions]
+    answers = answer_keys([completion_text(each) for each in completions], extractor=extractor)
     if log_extra is not None:
         log_extra("gold_key", [" | ".join(keys) or None for keys in golds])
         log_extra("answer_key", list(answers))
     return [
-        float(answer in keys) if keys else None for answer, keys in zip(answers, golds, strict=True)
+        float(_is_gold(answer, keys, symbolic)) if keys else None
+        for answer, keys in zip(answers, golds, strict=True)
     ]
 
 
@@ -78,6 +82,7 @@ def majority_reward(
     min_share: float = 0.0,
     soft: bool = False,
     extractor: str = "auto",
+    symbolic: bool = False,
     log_extra: Callable[[str, list[Any]], None] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
@@ -93,7 +98,7 @@ def majority_reward(
         min_share: least share of the group's completions, in [0, 1], that the majority needs; in
             a group below it all earn 0.0: nothing is learnt from a vote that did not converge.
         soft: earn the share of the group that gave the same answer, majority or not.
-        extractor: as in `accuracy_reward`.
+        extractor, symbolic: as in `accuracy_reward`; answers are merged within a group.
         log_extra: as in `accuracy_reward`; gets the key of the answer and of the majority.
         kwargs: whatever else the trainer passes.
 
@@ -107,10 +112,14 @@ def majority_reward(
     groups: dict[str, list[int]] = {}
     for index, prompt in enumerate(prompts):
         groups.setdefault(_identity(prompt), []).append(index)
-    answers = [answer_key(completion_text(each), extractor=extractor) for each in completions]
+    answers = answer_keys([completion_text(each) for each in completions], extractor=extractor)
     rewards: list[float | None] = [0.0] * len(answers)
     winners: list[str | None] = [None] * len(answers)
     for members in groups.values():
+        if symbolic:
+            merged = merged_keys([answers[index] for index in members])
+            for index, key in zip(members, merged, strict=True):
+                answers[index] = key
         outcome = majority([answers[index] for index in members])
         for index in members:
             answer, winners[index] = answers[index], outcome.winner
@@ -131,6 +140,7 @@ def compute_score(
     extra_info: Mapping[str, Any] | None = None,
     *,
     extractor: str = "auto",
+    symbolic: bool = False,
     **kwargs: Any,
 ) -> float:
     """1.0 where the answer of ``solution_str`` is a gold answer, else 0.0; for verl.
@@ -140,11 +150,11 @@ def compute_score(
         solution_str: the response.
         ground_truth: as ``solution`` in `accuracy_reward`; one that cannot be read earns 0.0.
         extra_info: not used.
-        extractor: as in `accuracy_reward`.
+        extractor, symbolic: as in `accuracy_reward`.
         kwargs: whatever else the trainer passes.
     """
     answer = answer_key(solution_str, extractor=extractor)
-    return float(answer is not None and answer in gold_keys(ground_truth))
+    return float(_is_gold(answer, gold_keys(ground_truth), symbolic))
 
 
 def compute_score_record(
@@ -223,6 +233,15 @@ def completion_text(completion: Completion) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+
+
+def _is_gold(answer: str | None, golds: Sequence[str], symbolic: bool) -> bool:
+    if answer is None:
+        return False
+    if answer in golds or not symbolic:
+        return answer in golds
+    own, *others = merged_keys([answer, *golds])
+    return own in others
 
 
 def _identity(prompt: Prompt) -> str:

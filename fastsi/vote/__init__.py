@@ -7,6 +7,7 @@ from fastsi.vote.kinds import kind_of, render
 from fastsi.vote.majority import majority, vote, weighted_vote
 from fastsi.vote.marks import RUN_ON_MARKS
 from fastsi.vote.stopping import VoteController, decide, parse_rule
+from fastsi.vote.symbolic import SymbolicMerger, merged_keys
 from fastsi.vote.weights import SCHEMES, WeightConfig, path_weights, token_confidences
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "RUN_ON_MARKS",
     "SCHEMES",
     "Equation",
+    "SymbolicMerger",
     "VoteController",
     "WeightConfig",
     "answer_key",
@@ -25,6 +27,7 @@ __all__ = [
     "key_of_answer",
     "kind_of",
     "majority",
+    "merged_keys",
     "parse_rule",
     "path_weights",
     "render",

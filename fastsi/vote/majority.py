@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from fastsi.errors import ConfigError
 from fastsi.types import Vote
 from fastsi.vote.extract import answer_keys
+from fastsi.vote.symbolic import merged_keys
 from fastsi.vote.weights import PathLogprob, WeightConfig, path_weights, total
 
 
@@ -22,6 +23,7 @@ def vote(
     stop_reason: str = "full",
     extractor: str = "auto",
     last_number: bool = False,
+    symbolic: bool = False,
 ) -> Vote:
     """Vote over the responses to one question.
 
@@ -37,12 +39,16 @@ def vote(
         stop_reason: recorded in the result.
         extractor: one of `fastsi.vote.EXTRACTORS`.
         last_number: fall back to the last number of a response.
+        symbolic: merge opaque answers that algebra proves equal (`fastsi.vote.symbolic`); takes
+            milliseconds to seconds.
 
     Raises:
         ConfigError: unknown extractor or weighting, something with another length than ``texts``,
-            or ``n < len(texts)``.
+            ``n < len(texts)``, or ``symbolic`` without math-verify installed.
     """
     keys = answer_keys(texts, extractor=extractor, last_number=last_number)
+    if symbolic:
+        keys = merged_keys(keys)
     return weighted_vote(
         keys,
         logprobs=logprobs,
