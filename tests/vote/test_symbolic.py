@@ -17,7 +17,7 @@ import pytest
 
 from fastsi.errors import ConfigError
 from fastsi.integrations.rewards import accuracy_reward, compute_score, majority_reward
-from fastsi.vote import SymbolicMerger, key_of_answer, merged_keys, symbolic, vote
+from fastsi.vote import SymbolicMerger, merged_keys, symbolic, vote
 
 HANGS = ["text:10000000!x", "text:10000001!/10000001x"]
 """Equal, by a product of ten million factors."""
@@ -29,10 +29,9 @@ def merger() -> Iterator[SymbolicMerger]:
         yield made
 
 
-def keys_of(*answers: str) -> list[str]:
-    keys = [key_of_answer(answer) for answer in answers]
-    assert all(key is not None and key.startswith("text:") for key in keys), keys
-    return [key for key in keys if key is not None]
+def opaque(bodies: tuple[str, ...]) -> list[str]:
+    """Keys as they would be if the rules of `fastsi.vote.key` left these answers opaque."""
+    return [f"text:{body}" for body in bodies]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def keys_of(*answers: str) -> list[str]:
         (r"2\sqrt{3}", r"\sqrt{12}", "2sqrt(3)"),
         ("x^2+2x+1", "(x+1)^2", "(1+x)(x+1)"),
         (r"\frac{\pi}{2}", "pi/2"),
-        (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt2}"),
+        (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"),
         (r"\frac{n(n+1)}{2}", "n(n+1)/2", "n^2/2 + n/2"),
         ("1.5x", r"\frac{3x}{2}", "6x/4"),
         ("2ab", "2ba"),
@@ -50,8 +49,7 @@ def keys_of(*answers: str) -> list[str]:
     ],
 )
 def test_equal_expressions_merge(merger: SymbolicMerger, answers: tuple[str, ...]) -> None:
-    keys = keys_of(*answers)
-    assert len(set(keys)) == len(keys)
+    keys = opaque(answers)
     for order in itertools.permutations(keys):
         assert len(set(merged_keys(order, merger))) == 1
         assert merged_keys(order, merger)[0] == min(keys, key=lambda key: (len(key), key))
@@ -75,7 +73,7 @@ def test_equal_expressions_merge(merger: SymbolicMerger, answers: tuple[str, ...
 def test_what_is_not_proved_equal_stays_apart(
     merger: SymbolicMerger, answers: tuple[str, ...]
 ) -> None:
-    keys = [key for key in map(key_of_answer, answers) if key is not None]
+    keys = opaque(answers)
     assert merged_keys(keys, merger) == keys
 
 
