@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from fastsi.engine.attention import ProbeContext, engine_attention
-from fastsi.engine.kv_pool import LayerShape
+from fastsi.engine.attention import LayerCall, ProbeContext, engine_attention
 from fastsi.errors import ModelError
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic"}
 
 
-def inspect(model: PreTrainedModel) -> list[LayerShape]:
-    """Check every feature and run two tokens through the layers; returns the size of each cache.
+def inspect(model: PreTrainedModel) -> list[LayerCall]:
+    """Check every feature and run two tokens through the layers; returns what each asked for.
 
     Raises:
         ModelError: the model uses something the engine cannot run; the message names it.

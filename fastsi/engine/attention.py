@@ -45,11 +45,21 @@ class StepContext:
     plan: ops.SegmentPlan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCall:
+    """What a layer asks of attention, the same at every step."""
+
+    shape: LayerShape
+    scale: float | None
+    softcap: float | None
+    window: int | None
+
+
 @dataclass(slots=True, eq=False)
 class ProbeContext:
     """Records what the layers ask for, to refuse what cannot run and to size the KV pool."""
 
-    layers: dict[int, LayerShape] = field(default_factory=dict)
+    layers: dict[int, LayerCall] = field(default_factory=dict)
 
 
 def segment_attention_forward(
@@ -91,7 +101,10 @@ def segment_attention_forward(
         )
     layer: int = module.layer_idx  # type: ignore[assignment]
     if isinstance(fastsi_step, ProbeContext):
+        shape = LayerShape(kv_heads=key.shape[1], head_dim=key.shape[3])
+        call = LayerCall(shape=shape, scale=scaling, softcap=softcap, window=sliding_window)
         _probe(fastsi_step, layer, query, key, value, attention_mask, other)
+        fastsi_step.layers[layer] = call
         # Any output of the right shape does: only what the layers ask for is of interest.
         return query.transpose(1, 2).contiguous(), None
     k, v = fastsi_step.k[layer], fastsi_step.v[layer]
@@ -131,7 +144,6 @@ def _probe(
         if name not in _HARMLESS and argument is not None:
             what = "attention sinks (s_aux)" if name == "s_aux" else f"attention argument {name!r}"
             raise ModelError(f"layer {layer}: {what} cannot run")
-    probe.layers[layer] = LayerShape(kv_heads=key.shape[1], head_dim=key.shape[3])
 
 
 AttentionInterface.register(NAME, segment_attention_forward)

@@ -111,6 +111,7 @@ class LLM:
         self._eos_ids = _eos_ids(self.model, self.tokenizer)
         self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)
         self._weights_seen = weights.fingerprint(self._runner.model)
+        self._runner.seen(self._weights_seen.parameters)
 
     def generate(
         self,
@@ -275,6 +276,7 @@ class LLM:
         now = weights.fingerprint(self._runner.model)
         if now != self._weights_seen:
             self._weights_seen = now
+            self._runner.seen(now.parameters)
             self._engine.reset_prefix_cache()
 
     def _encode(self, prompt: Prompt, number: int) -> list[int]:

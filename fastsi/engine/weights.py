@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -20,7 +21,16 @@ _WRAPPERS = (
 _PROBES = 8
 
 
-def fingerprint(model: PreTrainedModel) -> tuple[object, ...]:
+class Fingerprint(NamedTuple):
+    """What the engine's caches were made from."""
+
+    parameters: tuple[tuple[object, ...], ...]
+    """Per parameter, in the order of ``model.parameters()``: storage, version, a few values."""
+    adapters: tuple[object, ...]
+    """Switches of PEFT's layers."""
+
+
+def fingerprint(model: PreTrainedModel) -> Fingerprint:
     """Changes when parameters or active adapters do; a few values of each parameter are read.
 
     In-place updates raise a tensor's version; writes through ``.data`` do not, hence the values.
@@ -38,7 +48,8 @@ def fingerprint(model: PreTrainedModel) -> tuple[object, ...]:
         if hasattr(module, "_disable_adapters")
     )
     values = torch.stack(sums).tolist() if sums else []
-    return (tuple(versions), tuple(values), adapters)
+    stamps = [(*version, value) for version, value in zip(versions, values, strict=True)]
+    return Fingerprint(tuple(stamps), adapters)
 
 
 @torch.no_grad()

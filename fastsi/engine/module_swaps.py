@@ -1,0 +1,118 @@
+"""Faster forwards for modules of any architecture, in force only while a session lasts.
+
+A swapped module stays the object it is, with its own Parameters; for the time of a session its
+instance attribute ``forward`` hides the method of its class. Hooks and wrappers (PEFT's adapters
+around a base layer) keep working, since they call the module and not the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from fastsi import ops
+from fastsi.engine import packed_layers
+from fastsi.engine.packed_layers import PackedLayers, Stamper
+
+Forward = Callable[..., Any]
+_PROBE_ROWS = 3
+
+
+class ModuleSwaps:
+    """The replacements for one model, found once per structure."""
+
+    def __init__(self, model: nn.Module, mode: str) -> None:
+        self.products: list[PackedLayers] = []
+        self.forwards: dict[nn.Module, Forward] = {}
+        self.left: dict[str, str] = {}
+        """Names of modules with matrices that run as their author wrote them, and why."""
+        adapters = _adapter_layers(model)
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                self._add_linear(name, module, "fp32" if module in adapters else mode)
+            elif (norm := _rms_norm(module)) is not None:
+                self.forwards[module] = norm
+            elif not isinstance(module, nn.Embedding) and _has_matrix(module):
+                self.left[name] = f"{type(module).__name__} holds matrices of its own"
+
+    def _add_linear(self, name: str, module: nn.Module, mode: str) -> None:
+        reason = packed_layers.refusal(module)
+        if reason is None and "forward" in vars(module):
+            reason = "its forward has been replaced"
+        if reason is not None:
+            self.left[name] = reason
+            return
+        product = PackedLayers([module], mode)
+        self.products.append(product)
+        self.forwards[module] = _linear_forward(product)
+
+    def refresh(self, stamp: Stamper) -> None:
+        """Pack what has changed."""
+        for product in self.products:
+            product.refresh(stamp)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Use the replacements for the block."""
+        try:
+            for module, forward in self.forwards.items():
+                vars(module)["forward"] = forward
+            yield
+        finally:
+            for module in self.forwards:
+                vars(module).pop("forward", None)
+
+
+def _linear_forward(product: PackedLayers) -> Forward:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    return forward
+
+
+def _rms_norm(module: nn.Module) -> Forward | None:
+    """`ops.rms_norm` for a module that does exactly that, which a few rows of numbers tell."""
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    names = [name for name, _ in module.named_parameters()]
+    if not isinstance(eps, float) or names != ["weight"] or list(module.children()):
+        return None
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    wanted = weight.dim() == 1 and weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if not wanted or "forward" in vars(module):
+        return None
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return ops.rms_norm(x.reshape(-1, x.shape[-1]), weight_now(), eps).view(x.shape)
+
+    def weight_now() -> torch.Tensor:
+        found: torch.Tensor = module.weight  # type: ignore[assignment]
+        return found
+
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(_PROBE_ROWS, len(weight), generator=generator)
+    with torch.no_grad():
+        try:
+            expected = module(rows)
+        except (TypeError, RuntimeError):
+            return None
+        same = expected.shape == rows.shape and torch.allclose(forward(rows), expected, atol=1e-5)
+    return forward if same else None
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(p.dim() > 1 for p in module.parameters(recurse=False))
+
+
+def _adapter_layers(model: nn.Module) -> set[nn.Module]:
+    """Linear layers of PEFT adapters: small, just trained, and never quantised."""
+    found: set[nn.Module] = set()
+    for module in model.modules():
+        if hasattr(module, "base_layer"):
+            inner: Sequence[nn.Module] = list(module.base_layer.modules())  # type: ignore[union-attr]
+            found |= {m for m in module.modules() if m is not module and m not in inner}
+    return found

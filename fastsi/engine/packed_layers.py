@@ -1,0 +1,113 @@
+"""Packed copies of the model's linear layers: caches of its Parameters, never their replacement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from fastsi import _ext, ops
+from fastsi.ops import PackedWeight
+
+Stamp = tuple[object, ...]
+"""Changes whenever the values of a parameter do."""
+Stamper = Callable[[torch.Tensor], Stamp]
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why the op `linear` cannot stand in for this linear layer, or None if it can."""
+    if type(module) not in (nn.Linear, Conv1D):
+        return f"{type(module).__name__} is no plain linear layer"
+    weight = module.weight
+    if weight.device.type != "cpu":
+        return f"its weights are on {weight.device}"
+    if weight.dtype != torch.float32:
+        return f"its weights are {str(weight.dtype).removeprefix('torch.')}, not float32"
+    if _ext.load("_C")[0] is None:
+        return _ext.load("_C")[1]
+    return None
+
+
+def weight_of(layer: nn.Module) -> torch.Tensor:
+    """[out, in], whichever way round the layer stores it."""
+    weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+    return weight.t() if isinstance(layer, Conv1D) else weight
+
+
+class PackedLayers:
+    """The product of one or more layers that read the same rows, side by side.
+
+    ``refresh`` packs the weights again if a parameter has changed since; nothing else notices.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], mode: str, *, pair: bool = False) -> None:
+        self.layers, self.mode, self.pair = tuple(layers), mode, pair
+        self._packed: PackedWeight | None = None
+        self._bias: torch.Tensor | None = None
+        self._stamp: Stamp | None = None
+
+    @property
+    def out_features(self) -> int:
+        """Columns of the result."""
+        total = sum(weight_of(layer).shape[0] for layer in self.layers)
+        return total // 2 if self.pair else total
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed copy."""
+        return 0 if self._packed is None else self._packed.nbytes
+
+    def refresh(self, stamp: Stamper) -> bool:
+        """Pack if the parameters are not those that were packed; returns whether it did."""
+        parameters = [p for layer in self.layers for p in layer.parameters(recurse=False)]
+        now = (_ext.core().isa(), *map(stamp, parameters))
+        if now == self._stamp:
+            return False
+        self._packed = None  # first, so that the old copy does not stand beside the new one
+        self._packed = ops.pack_weight(
+            [weight_of(layer) for layer in self.layers], mode=self.mode, pair=self.pair
+        )
+        self._bias = self._joined_bias()
+        self._stamp = now
+        return True
+
+    def _joined_bias(self) -> torch.Tensor | None:
+        parts: list[torch.Tensor] = []
+        for layer in self.layers:
+            bias: Any = layer.bias
+            weight = weight_of(layer)
+            parts.append(weight.new_zeros(len(weight)) if bias is None else bias.detach())
+        return None if all(layer.bias is None for layer in self.layers) else torch.cat(parts)
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        *,
+        residual: torch.Tensor | None = None,
+        activation: str | None = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See `fastsi.ops.linear`; x [R, in]."""
+        assert self._packed is not None, "used before `refresh`"
+        return ops.linear(
+            x, self._packed, bias=self._bias, residual=residual, activation=activation, out=out
+        )
+
+    def plain(
+        self,
+        x: torch.Tensor,
+        *,
+        residual: torch.Tensor | None = None,
+        activation: str | None = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The same by the layers themselves, for a check of how they are put together."""
+        y = [layer(x) for layer in self.layers]
+        if self.pair:
+            y = [ops.act_mul(y[0], y[1], activation)]  # type: ignore[arg-type]
+        joined = torch.cat(y, dim=-1)
+        joined = joined if residual is None else joined + residual
+        return joined if out is None else out.copy_(joined)
