@@ -35,6 +35,10 @@ class TileScope {
   TileScope& operator=(const TileScope&) = delete;
 };
 
+// Keeps the compiler from moving stores past the tile loads that read them: the load intrinsics do
+// not say that they read memory.
+FASTSI_INLINE void tile_fence() { asm volatile("" ::: "memory"); }
+
 }  // namespace FASTSI_ISA
 }  // namespace fastsi
 

@@ -9,17 +9,12 @@
 // tile's tokens, tiles start at fixed tokens of their segment, and a tile that a query does not see
 // leaves its state as it was: so a query's bits do not depend on which others share its block.
 #include "kernels.h"
-#include "simd.h"
+#include "segment_attention_amx.h"
+#include "segment_attention_tile.h"
 
 namespace fastsi {
 namespace FASTSI_ISA {
 namespace {
-
-constexpr int kTile = 64;  // tokens
-// Queries and vectors per register tile: queries * vectors accumulators, one vector row of the
-// other operand, and a broadcast fit the register file (32 registers, or 16).
-constexpr int kQueries = FASTSI_VECTOR_BYTES == 16 ? 4 : 6;
-constexpr int kVectors = FASTSI_VECTOR_BYTES == 64 ? 4 : 2;
 
 template <class T>
 struct Scratch {
@@ -31,6 +26,11 @@ struct Scratch {
     const std::int64_t wide = pad(dim);
     return pad(queries * dim) + dim * kTile + kTile * wide + queries * (kTile + wide) +
            3 * pad(queries);
+  }
+  static std::int64_t bytes(std::int64_t queries, std::int64_t dim) {
+    constexpr std::int64_t kAlign = 64;
+    const auto size = static_cast<std::int64_t>(sizeof(T)) * elements(queries, dim);
+    return (size + kAlign - 1) / kAlign * kAlign;
   }
   Scratch(void* memory, std::int64_t queries, std::int64_t dim) {
     auto* at = static_cast<T*>(memory);
@@ -50,170 +50,6 @@ struct Scratch {
     rescale = take(pad(queries));
   }
 };
-
-// One butterfly stage of a square transpose in registers: swaps blocks of `step` lanes.
-template <class T, int step>
-FASTSI_INLINE void transpose_stage(Vec<T>* v) {
-  constexpr int W = kLanes<T>;
-  Mask<T> low, high;
-  for (int i = 0; i < W; ++i) {
-    low[i] = i & step ? W + i - step : i;
-    high[i] = i & step ? W + i : i + step;
-  }
-  for (int i = 0; i < W; ++i) {
-    if (i & step) continue;
-    const Vec<T> a = v[i], b = v[i + step];
-    v[i] = __builtin_shuffle(a, b, low);
-    v[i + step] = __builtin_shuffle(a, b, high);
-  }
-}
-template <class T>
-FASTSI_INLINE void transpose(Vec<T>* v) {
-  transpose_stage<T, 1>(v);
-  if constexpr (kLanes<T> > 2) transpose_stage<T, 2>(v);
-  if constexpr (kLanes<T> > 4) transpose_stage<T, 4>(v);
-  if constexpr (kLanes<T> > 8) transpose_stage<T, 8>(v);
-}
-
-// Writes the keys of n tokens as k[d][t], t up to the next multiple of a vector; the rest is 0.
-template <class S>
-void pack_keys(const S* const* key, int n, std::int64_t dim, Arith<S>* k) {
-  using T = Arith<S>;
-  constexpr int W = kLanes<T>;
-  for (int t = 0; t < n; t += W) {
-    const int tokens = lanes_of<T>(n - t);
-    for (std::int64_t d = 0; d < dim; d += W) {
-      const int lanes = lanes_of<T>(dim - d);
-      Vec<T> v[W];
-      for (int i = 0; i < W; ++i) {
-        v[i] = i < tokens ? load_lanes<S>(key[t + i] + d, dim - d) : Vec<T>{};
-      }
-      transpose<T>(v);
-      for (int i = 0; i < W; ++i) {
-        if (i < lanes) store<T>(k + (d + i) * kTile + t, v[i]);
-      }
-    }
-  }
-}
-
-// score[m][t] = q[m] . k[.][t] for `queries` queries and NV vectors of tokens.
-template <class T, int M, int NV>
-FASTSI_INLINE void score_tile(const T* q, const T* k, std::int64_t dim, T* score) {
-  constexpr int W = kLanes<T>;
-  Vec<T> acc[M][NV] = {};
-  for (std::int64_t d = 0; d < dim; ++d) {
-    Vec<T> key[NV];
-    for (int j = 0; j < NV; ++j) key[j] = load<T>(k + d * kTile + j * W);
-    for (int m = 0; m < M; ++m) {
-      const Vec<T> x = splat<T>(q[m * dim + d]);
-      for (int j = 0; j < NV; ++j) acc[m][j] = fma(x, key[j], acc[m][j]);
-    }
-  }
-  for (int m = 0; m < M; ++m) {
-    for (int j = 0; j < NV; ++j) store<T>(score + m * kTile + j * W, acc[m][j]);
-  }
-}
-
-template <class T, int M>
-void score_queries(const T* q, const T* k, std::int64_t dim, int n, T* score) {
-  constexpr int W = kLanes<T>;
-  int t = 0;
-  for (; t + (kVectors - 1) * W < n; t += kVectors * W) {
-    score_tile<T, M, kVectors>(q, k + t, dim, score + t);
-  }
-  for (; t < n; t += W) score_tile<T, M, 1>(q, k + t, dim, score + t);
-}
-
-// acc[m] = acc[m] * rescale[m] + sum over t of p[m][t] * value[t], for NV vectors of head_dim.
-template <class T, int M, int NV>
-FASTSI_INLINE void value_tile(const T* p, const T* const* value, int n, std::int64_t d,
-                              std::int64_t wide, const T* rescale, T* acc) {
-  constexpr int W = kLanes<T>;
-  Vec<T> part[M][NV] = {};
-  for (int t = 0; t < n; ++t) {
-    Vec<T> x[NV];
-    for (int j = 0; j < NV; ++j) x[j] = load<T>(value[t] + d + j * W);
-    for (int m = 0; m < M; ++m) {
-      const Vec<T> weight = splat<T>(p[m * kTile + t]);
-      for (int j = 0; j < NV; ++j) part[m][j] = fma(weight, x[j], part[m][j]);
-    }
-  }
-  for (int m = 0; m < M; ++m) {
-    for (int j = 0; j < NV; ++j) {
-      T* to = acc + m * wide + d + j * W;
-      store<T>(to, fma(load<T>(to), splat<T>(rescale[m]), part[m][j]));
-    }
-  }
-}
-
-template <class T, int M>
-void value_queries(const T* p, const T* const* value, int n, std::int64_t wide, const T* rescale,
-                   T* acc) {
-  constexpr int W = kLanes<T>;
-  std::int64_t d = 0;
-  for (; d + kVectors * W <= wide; d += kVectors * W) {
-    value_tile<T, M, kVectors>(p, value, n, d, wide, rescale, acc);
-  }
-  for (; d < wide; d += W) value_tile<T, M, 1>(p, value, n, d, wide, rescale, acc);
-}
-
-// Calls run(std::integral-like constant M, first query) for groups of kQueries, then the rest.
-template <int M>
-struct Count {
-  static constexpr int value = M;
-};
-template <class Run>
-FASTSI_INLINE void each_group(std::int64_t queries, const Run& run) {
-  std::int64_t m = 0;
-  for (; m + kQueries <= queries; m += kQueries) run(Count<kQueries>{}, m);
-  switch (queries - m) {
-    case 5:
-      return run(Count<5>{}, m);
-    case 4:
-      return run(Count<4>{}, m);
-    case 3:
-      return run(Count<3>{}, m);
-    case 2:
-      return run(Count<2>{}, m);
-    case 1:
-      return run(Count<1>{}, m);
-    default:
-      return;
-  }
-}
-
-// Turns n scores of each query into weights against its new maximum; updates maximum and sum, and
-// gives the factor by which what was added before shrinks.
-template <class T>
-FASTSI_INLINE void softmax(T* score, std::int64_t queries, int n, T* top, T* sum, T* rescale) {
-  constexpr int W = kLanes<T>;
-  for (std::int64_t m = 0; m < queries; ++m) {
-    T* of = score + m * kTile;
-    for (int t = n; t % W != 0; ++t) of[t] = -INFINITY;
-    Vec<T> most = splat<T>(top[m]);
-    for (int t = 0; t < n; t += W) most = max(load<T>(of + t), most);
-    rescale[m] = max_of<T>(most);
-  }
-  for (std::int64_t m = 0; m < queries; m += W) {
-    const std::int64_t left = queries - m;
-    const Vec<T> now = load_lanes<T>(rescale + m, left), before = load_lanes<T>(top + m, left);
-    // A query that has seen nothing yet: a finite base makes every weight exp(-inf) = 0, not NaN.
-    const Vec<T> base = now == splat<T>(-INFINITY) ? Vec<T>{} : now;
-    store_as<T>(rescale + m, exp_neg(before - base), lanes_of<T>(left));
-    store_as<T>(top + m, now, lanes_of<T>(left));
-  }
-  for (std::int64_t m = 0; m < queries; ++m) {
-    T* of = score + m * kTile;
-    const Vec<T> base = splat<T>(top[m] == -INFINITY ? T{0} : top[m]);
-    Vec<T> total{};
-    for (int t = 0; t < n; t += W) {
-      const Vec<T> p = exp_neg(load<T>(of + t) - base);
-      store<T>(of + t, p);
-      total += p;
-    }
-    sum[m] = sum[m] * rescale[m] + sum_of<T>(total);
-  }
-}
 
 struct Range {
   std::int64_t first, last;
@@ -242,10 +78,20 @@ class BlockAttention {
         queries_((block.row_last - block.row_first) * group_),
         dim_(task.head_dim),
         wide_(Scratch<T>::pad(task.head_dim)),
-        scratch_(memory, queries_, dim_) {}
+        scratch_(memory, queries_, dim_)
+#if defined(FASTSI_AMX)
+        ,
+        tiles_(static_cast<char*>(memory) + Scratch<T>::bytes(queries_, dim_), queries_, dim_,
+               kCacheParts<C>)
+#endif
+  {
+  }
 
   void run() {
     load_queries();
+#if defined(FASTSI_AMX)
+    const TileScope configured;
+#endif
     for (std::int64_t i = 0; i < block_.num_segments; ++i) {
       run_segment(task_.segments[block_.segments[i]]);
     }
@@ -291,6 +137,11 @@ class BlockAttention {
     const C *key[kTile], *value[kTile];
     place_tokens(s.first_page, s.page_offset + token, n, key, value);
     const std::int64_t m0 = (first - block_.row_first) * group_, count = (last - first) * group_;
+#if defined(FASTSI_AMX)
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (!s.per_path) return multiply_tiles(s, token, n, m0, count, masked, key, value);
+    }
+#endif
     T* score = scratch_.score + m0 * kTile;
     pack_keys<C>(key, n, dim_, scratch_.k);
     each_group(count, [&](auto group, std::int64_t m) {
@@ -298,8 +149,16 @@ class BlockAttention {
                                                score + m * kTile);
     });
     if (task_.options.softcap > 0) cap(score, count, n);
-    if (masked) mask(s, token, n, first, last, score);
-    softmax<T>(score, count, n, scratch_.top + m0, scratch_.sum + m0, scratch_.rescale + m0);
+    if (masked) mask(s, token, n, m0, count, score);
+    for (std::int64_t m = 0; m < count; ++m) {
+      scratch_.rescale[m0 + m] = max_with<T>(score + m * kTile, n, W, scratch_.top[m0 + m]);
+    }
+    raise_maxima<T>(count, scratch_.top + m0, scratch_.rescale + m0);
+    for (std::int64_t m = 0; m < count; ++m) {
+      T& sum = scratch_.sum[m0 + m];
+      sum = sum * scratch_.rescale[m0 + m] +
+            weigh<T>(score + m * kTile, base_of(scratch_.top[m0 + m]), n);
+    }
     const T* row[kTile];
     place_values(value, n, row);
     each_group(count, [&](auto group, std::int64_t m) {
@@ -308,6 +167,68 @@ class BlockAttention {
                                                scratch_.acc + (m0 + m) * wide_);
     });
   }
+
+#if defined(FASTSI_AMX)
+  // The same for a span that many rows may share: repacked once, multiplied on matrix tiles. While
+  // the tiles multiply for one group of queries, the vector units do the softmax of another.
+  void multiply_tiles(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
+                      std::int64_t count, bool masked, const C* const* key, const C* const* value) {
+    if (!packed_queries_) amx_pack_queries(scratch_.q, queries_, dim_, tiles_);
+    packed_queries_ = true;
+    amx_pack_keys<C>(key, n, dim_, tiles_);
+    amx_pack_values<C>(value, n, dim_, tiles_);
+    float *score = tiles_.score, *next_score = tiles_.score + kGroupRows * kTile;
+    std::int64_t some = 0, m = m0;  // the group [m, m + some) has its scores and maxima
+    const auto weigh_row = [&](std::int64_t i) {
+      float& sum = scratch_.sum[m + i];
+      sum =
+          sum * scratch_.rescale[m + i] + amx_weigh(score + i * kTile, base_of(scratch_.top[m + i]),
+                                                    n, tiles_.p + i * kTileRowBytes);
+    };
+    for (std::int64_t next = m0; some > 0 || next < m0 + count;) {
+      const std::int64_t left = m0 + count - next;
+      const std::int64_t coming = left < kGroupRows ? left : kGroupRows;
+      const auto raise_row = [&](std::int64_t i) {
+        scratch_.rescale[next + i] =
+            max_with<float>(next_score + i * kTile, n, kStep, scratch_.top[next + i]);
+      };
+      if (coming > 0) {
+        coming > kTileRows ? amx_scores<2, C>(tiles_, next, n, next_score, weigh_row, some)
+                           : amx_scores<1, C>(tiles_, next, n, next_score, weigh_row, some);
+        if (task_.options.softcap > 0) cap(next_score, coming, n);
+        if (masked) mask(s, token, n, next, coming, next_score);
+      } else {
+        for (std::int64_t i = 0; i < some; ++i) weigh_row(i);
+      }
+      if (some > 0) {
+        some > kTileRows ? amx_values<2, C>(tiles_, n, raise_row, coming)
+                         : amx_values<1, C>(tiles_, n, raise_row, coming);
+        add_values(m, some);
+      } else {
+        for (std::int64_t i = 0; i < coming; ++i) raise_row(i);
+      }
+      raise_maxima<float>(coming, scratch_.top + next, scratch_.rescale + next);
+      m = next;
+      some = coming;
+      next += coming;
+      float* const done = score;
+      score = next_score;
+      next_score = done;
+    }
+  }
+
+  // acc = acc * rescale + what the tiles gave, for queries [m, m + count).
+  void add_values(std::int64_t m, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const vf rescale = splat(scratch_.rescale[m + i]);
+      float* acc = scratch_.acc + (m + i) * wide_;
+      const float* out = tiles_.out + i * tiles_.wide;
+      for (std::int64_t d = 0; d < wide_; d += W) {
+        store(acc + d, fma(load(acc + d), rescale, load(out + d)));
+      }
+    }
+  }
+#endif
 
   // Addresses of the keys and values of n tokens, from a slot of a segment on; page by page, since
   // a division per token would cost as much as its scores.
@@ -334,15 +255,15 @@ class BlockAttention {
     }
   }
 
-  void mask(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t first,
-            std::int64_t last, T* score) const {
-    for (std::int64_t row = first; row < last; ++row) {
+  // Hides what the rows of queries [m0, m0 + count) do not see of a tile.
+  void mask(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
+            std::int64_t count, T* score) const {
+    for (std::int64_t m = 0; m < count; ++m, score += kTile) {
+      const std::int64_t row = block_.row_first + (m0 + m) / group_;
       const Range seen = visible(s, task_.row_pos[row], task_.options.window);
-      for (std::int64_t g = 0; g < group_; ++g) {
-        T* of = score + ((row - first) * group_ + g) * kTile;
-        for (int t = 0; t < n; ++t) {
-          if (token + t < seen.first || token + t >= seen.last) of[t] = -INFINITY;
-        }
+      for (int t = 0; t < n && token + t < seen.first; ++t) score[t] = -INFINITY;
+      for (std::int64_t t = seen.last < token ? 0 : seen.last - token; t < n; ++t) {
+        score[t] = -INFINITY;
       }
     }
   }
@@ -383,16 +304,22 @@ class BlockAttention {
   const AttentionBlock& block_;
   std::int64_t group_, queries_, dim_, wide_;
   Scratch<T> scratch_;
+#if defined(FASTSI_AMX)
+  AmxScratch tiles_;
+  bool packed_queries_ = false;
+#endif
 };
 
 }  // namespace
 
 std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows) {
-  const std::int64_t queries = rows * (task.q_heads / task.kv_heads);
-  if (task.dtype == DType::f64) {
-    return sizeof(double) * Scratch<double>::elements(queries, task.head_dim);
-  }
-  return sizeof(float) * Scratch<float>::elements(queries, task.head_dim);
+  const std::int64_t queries = rows * (task.q_heads / task.kv_heads), dim = task.head_dim;
+  std::int64_t bytes = task.dtype == DType::f64 ? Scratch<double>::bytes(queries, dim)
+                                                : Scratch<float>::bytes(queries, dim);
+#if defined(FASTSI_AMX)
+  bytes += AmxScratch::bytes(queries, dim, kQueryParts);
+#endif
+  return static_cast<std::size_t>(bytes);
 }
 
 void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch) {

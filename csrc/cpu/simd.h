@@ -295,19 +295,27 @@ FASTSI_INLINE void store_as(S* p, Vec<Arith<S>> v, int n) {
 // NaN for NaN, and exactly 1 for 0.
 FASTSI_INLINE vf exp_neg(vf x) {
   const vf least = splat<float>(-87.33654f);
-  const vf clamped = max(least, x);            // NaN stays: max returns its second operand
   const vf magic = splat<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const vf shifted = fma(clamped, splat<float>(1.44269504f), magic);
+  const vf log2e = splat<float>(1.44269504f);
+  const vf shifted = fma(x, log2e, magic);
   const vf n = shifted - magic;
-  vf r = fma(n, splat<float>(-0.693359375f), clamped);
-  r = fma(n, splat<float>(2.12194440e-4f), r);
-  vf p = splat<float>(1.9875691500e-4f);
-  p = fma(p, r, splat<float>(1.3981999507e-3f));
-  p = fma(p, r, splat<float>(8.3334519073e-3f));
-  p = fma(p, r, splat<float>(4.1665795894e-2f));
-  p = fma(p, r, splat<float>(1.6666665459e-1f));
-  p = fma(p, r, splat<float>(5.0000001201e-1f));
-  p = fma(p, r * r, r) + splat<float>(1.0f);
+  // x = (n + f) * log(2) with |f| <= 1/2, without cancellation.
+#if defined(__FMA__)
+  vf f = fma(x, log2e, -n);
+  f = fma(x, splat<float>(1.925963033e-8f), f);
+#else
+  vf f = fma(n, splat<float>(-0.693359375f), x);
+  f = fma(n, splat<float>(2.12194440e-4f), f) * log2e;
+#endif
+  vf p = splat<float>(1.326472731e-3f);  // minimax of 2^f that is exact at 0
+  p = fma(p, f, splat<float>(9.671512991e-3f));
+  p = fma(p, f, splat<float>(5.550733581e-2f));
+  p = fma(p, f, splat<float>(2.402224243e-1f));
+  p = fma(p, f, splat<float>(6.931470037e-1f));
+  p = fma(p, f, splat<float>(1.0f));
+#if defined(__AVX512F__)
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), p, n);
+#else
   vi32 power;
   std::memcpy(&power, &shifted, sizeof power);
   power = (power << 23) + 0x3F800000;  // the integer's low bits become the exponent of 2^n
@@ -315,6 +323,7 @@ FASTSI_INLINE vf exp_neg(vf x) {
   std::memcpy(&scale, &power, sizeof scale);
   const vf y = p * scale;
   return x < least ? vf{} : y;
+#endif
 }
 FASTSI_INLINE vd exp_neg(vd x) {
   vd y{};

@@ -1,0 +1,188 @@
+// Products and softmax of a tile of tokens with vector multiply-adds.
+#pragma once
+
+#include "simd.h"
+
+namespace fastsi {
+namespace FASTSI_ISA {
+
+constexpr int kTile = 64;  // tokens
+// Queries and vectors per register tile: queries * vectors accumulators, one vector row of the
+// other operand, and a broadcast fit the register file (32 registers, or 16).
+constexpr int kQueries = FASTSI_VECTOR_BYTES == 16 ? 4 : 6;
+constexpr int kVectors = FASTSI_VECTOR_BYTES == 64 ? 4 : 2;
+
+// One butterfly stage of a square transpose in registers: swaps blocks of `step` lanes.
+template <class T, int step>
+FASTSI_INLINE void transpose_stage(Vec<T>* v) {
+  constexpr int W = kLanes<T>;
+  Mask<T> low, high;
+  for (int i = 0; i < W; ++i) {
+    low[i] = i & step ? W + i - step : i;
+    high[i] = i & step ? W + i : i + step;
+  }
+  for (int i = 0; i < W; ++i) {
+    if (i & step) continue;
+    const Vec<T> a = v[i], b = v[i + step];
+    v[i] = __builtin_shuffle(a, b, low);
+    v[i + step] = __builtin_shuffle(a, b, high);
+  }
+}
+template <class T>
+FASTSI_INLINE void transpose(Vec<T>* v) {
+  transpose_stage<T, 1>(v);
+  if constexpr (kLanes<T> > 2) transpose_stage<T, 2>(v);
+  if constexpr (kLanes<T> > 4) transpose_stage<T, 4>(v);
+  if constexpr (kLanes<T> > 8) transpose_stage<T, 8>(v);
+}
+
+// Writes the keys of n tokens as k[d][t], t up to the next multiple of a vector; the rest is 0.
+template <class S>
+void pack_keys(const S* const* key, int n, std::int64_t dim, Arith<S>* k) {
+  using T = Arith<S>;
+  constexpr int W = kLanes<T>;
+  for (int t = 0; t < n; t += W) {
+    const int tokens = lanes_of<T>(n - t);
+    for (std::int64_t d = 0; d < dim; d += W) {
+      const int lanes = lanes_of<T>(dim - d);
+      Vec<T> v[W];
+      for (int i = 0; i < W; ++i) {
+        v[i] = i < tokens ? load_lanes<S>(key[t + i] + d, dim - d) : Vec<T>{};
+      }
+      transpose<T>(v);
+      for (int i = 0; i < W; ++i) {
+        if (i < lanes) store<T>(k + (d + i) * kTile + t, v[i]);
+      }
+    }
+  }
+}
+
+// score[m][t] = q[m] . k[.][t] for `queries` queries and NV vectors of tokens.
+template <class T, int M, int NV>
+FASTSI_INLINE void score_tile(const T* q, const T* k, std::int64_t dim, T* score) {
+  constexpr int W = kLanes<T>;
+  Vec<T> acc[M][NV] = {};
+  for (std::int64_t d = 0; d < dim; ++d) {
+    Vec<T> key[NV];
+    for (int j = 0; j < NV; ++j) key[j] = load<T>(k + d * kTile + j * W);
+    for (int m = 0; m < M; ++m) {
+      const Vec<T> x = splat<T>(q[m * dim + d]);
+      for (int j = 0; j < NV; ++j) acc[m][j] = fma(x, key[j], acc[m][j]);
+    }
+  }
+  for (int m = 0; m < M; ++m) {
+    for (int j = 0; j < NV; ++j) store<T>(score + m * kTile + j * W, acc[m][j]);
+  }
+}
+
+template <class T, int M>
+void score_queries(const T* q, const T* k, std::int64_t dim, int n, T* score) {
+  constexpr int W = kLanes<T>;
+  int t = 0;
+  for (; t + (kVectors - 1) * W < n; t += kVectors * W) {
+    score_tile<T, M, kVectors>(q, k + t, dim, score + t);
+  }
+  for (; t < n; t += W) score_tile<T, M, 1>(q, k + t, dim, score + t);
+}
+
+// acc[m] = acc[m] * rescale[m] + sum over t of p[m][t] * value[t], for NV vectors of head_dim.
+template <class T, int M, int NV>
+FASTSI_INLINE void value_tile(const T* p, const T* const* value, int n, std::int64_t d,
+                              std::int64_t wide, const T* rescale, T* acc) {
+  constexpr int W = kLanes<T>;
+  Vec<T> part[M][NV] = {};
+  for (int t = 0; t < n; ++t) {
+    Vec<T> x[NV];
+    for (int j = 0; j < NV; ++j) x[j] = load<T>(value[t] + d + j * W);
+    for (int m = 0; m < M; ++m) {
+      const Vec<T> weight = splat<T>(p[m * kTile + t]);
+      for (int j = 0; j < NV; ++j) part[m][j] = fma(weight, x[j], part[m][j]);
+    }
+  }
+  for (int m = 0; m < M; ++m) {
+    for (int j = 0; j < NV; ++j) {
+      T* to = acc + m * wide + d + j * W;
+      store<T>(to, fma(load<T>(to), splat<T>(rescale[m]), part[m][j]));
+    }
+  }
+}
+
+template <class T, int M>
+void value_queries(const T* p, const T* const* value, int n, std::int64_t wide, const T* rescale,
+                   T* acc) {
+  constexpr int W = kLanes<T>;
+  std::int64_t d = 0;
+  for (; d + kVectors * W <= wide; d += kVectors * W) {
+    value_tile<T, M, kVectors>(p, value, n, d, wide, rescale, acc);
+  }
+  for (; d < wide; d += W) value_tile<T, M, 1>(p, value, n, d, wide, rescale, acc);
+}
+
+// Calls run(std::integral-like constant M, first query) for groups of kQueries, then the rest.
+template <int M>
+struct Count {
+  static constexpr int value = M;
+};
+template <class Run>
+FASTSI_INLINE void each_group(std::int64_t queries, const Run& run) {
+  std::int64_t m = 0;
+  for (; m + kQueries <= queries; m += kQueries) run(Count<kQueries>{}, m);
+  switch (queries - m) {
+    case 5:
+      return run(Count<5>{}, m);
+    case 4:
+      return run(Count<4>{}, m);
+    case 3:
+      return run(Count<3>{}, m);
+    case 2:
+      return run(Count<2>{}, m);
+    case 1:
+      return run(Count<1>{}, m);
+    default:
+      return;
+  }
+}
+
+// The larger of `top` and a query's n scores, which are filled up to a multiple of `fill` with
+// -inf.
+template <class T>
+FASTSI_INLINE T max_with(T* score, int n, int fill, T top) {
+  constexpr int W = kLanes<T>;
+  for (int t = n; t % fill != 0; ++t) score[t] = -INFINITY;
+  Vec<T> most = splat<T>(top);
+  for (int t = 0; t < n; t += W) most = max(load<T>(score + t), most);
+  return max_of<T>(most);
+}
+
+// Replaces maxima by `now`, which becomes the factor by which what was added before shrinks.
+template <class T>
+FASTSI_INLINE void raise_maxima(std::int64_t queries, T* top, T* now) {
+  for (std::int64_t m = 0; m < queries; m += kLanes<T>) {
+    const std::int64_t left = queries - m;
+    const Vec<T> after = load_lanes<T>(now + m, left), before = load_lanes<T>(top + m, left);
+    // A query that has seen nothing yet: a finite base makes every weight exp(-inf) = 0, not NaN.
+    const Vec<T> base = after == splat<T>(-INFINITY) ? Vec<T>{} : after;
+    store_as<T>(now + m, exp_neg(before - base), lanes_of<T>(left));
+    store_as<T>(top + m, after, lanes_of<T>(left));
+  }
+}
+template <class T>
+FASTSI_INLINE T base_of(T top) {
+  return top == -INFINITY ? T{0} : top;
+}
+
+// Turns n scores of a query into weights; returns their sum.
+template <class T>
+FASTSI_INLINE T weigh(T* score, T base, int n) {
+  constexpr int W = kLanes<T>;
+  Vec<T> total{};
+  for (int t = 0; t < n; t += W) {
+    const Vec<T> p = exp_neg(load<T>(score + t) - splat<T>(base));
+    store<T>(score + t, p);
+    total += p;
+  }
+  return sum_of<T>(total);
+}
+
+}  // namespace FASTSI_ISA
+}  // namespace fastsi
