@@ -136,3 +136,22 @@ def answer_key(text: str, options: ExtractOptions) -> str | NotImplementedType |
 def answer_keys(
     texts: Sequence[str], options: ExtractOptions, threads: int
 ) -> list[str | NotImplementedType | None]: ...
+def read_path_answers(
+    tokens: TensorView,
+    path_indptr: TensorView,
+    table: Sequence[TensorView],
+    strip_first_blank: bool,
+    options: ExtractOptions,
+    key_id: TensorView,
+    threads: int,
+) -> tuple[list[str], list[tuple[int, str]]]: ...
+def tally_votes(
+    key_id: TensorView,
+    num_keys: int,
+    group_indptr: TensorView,
+    logprobs: TensorView | None,
+    weights: TensorView | None,
+    min_lead: int,
+    min_share: float,
+    result: Sequence[TensorView],
+) -> None: ...

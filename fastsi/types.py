@@ -17,6 +17,11 @@ from fastsi.errors import ConfigError
 
 FinishReason = Literal["stop", "length", "abort"]
 
+EXTRACTORS = ("auto", "boxed", "tag", "hash", "phrase", "choice", "yes_no", "last_number")
+"""Ways in which an answer is found; ``fastsi.vote.extract`` has their rules."""
+RUN_ON_MARKS = ("Question", "Q", "Problem")
+"""A line or sentence that starts with one of these and a colon is not the model's own answer."""
+
 
 def check_known(names: Iterable[str], known: Iterable[str], what: str) -> None:
     """Refuse unknown names and suggest the nearest valid one.

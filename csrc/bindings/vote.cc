@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,6 +14,7 @@
 
 #include "bindings.h"
 #include "fastsi/parallel.h"
+#include "fastsi/vote_answers.h"
 
 namespace py = pybind11;
 namespace vote = fastsi::vote;
@@ -83,6 +85,28 @@ py::list read_texts(const py::sequence& texts, const vote::ExtractOptions& optio
   return result;
 }
 
+using fastsi::TensorView;
+
+py::tuple read_paths(const TensorView& tokens, const TensorView& path_indptr,
+                     const std::array<TensorView, 3>& table, bool strip_first_blank,
+                     const vote::ExtractOptions& options, const TensorView& key_id, int threads) {
+  fastsi::PathAnswers answers;
+  {
+    py::gil_scoped_release release;
+    answers = fastsi::read_path_answers(tokens, path_indptr,
+                                        {table[0], table[1], table[2], strip_first_blank}, options,
+                                        key_id, threads);
+  }
+  return py::make_tuple(answers.keys, answers.host);
+}
+
+void tally(const TensorView& key_id, std::int64_t num_keys, const TensorView& group_indptr,
+           const TensorView* logprobs, const TensorView* weights, std::int64_t min_lead,
+           double min_share, const std::array<TensorView, 11>& r) {
+  fastsi::tally_votes(key_id, num_keys, group_indptr, logprobs, weights, min_lead, min_share,
+                      {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10]});
+}
+
 }  // namespace
 
 void fastsi::bind_vote(py::module_& m) {
@@ -98,4 +122,6 @@ void fastsi::bind_vote(py::module_& m) {
     });
   });
   m.def("answer_keys", &read_texts);
+  m.def("read_path_answers", &read_paths);
+  m.def("tally_votes", &tally, py::call_guard<py::gil_scoped_release>());
 }

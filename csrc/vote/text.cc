@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "fastsi/vote.h"
+
 namespace fastsi::vote {
 namespace {
 

@@ -91,8 +91,4 @@ std::string_view strip(std::string_view text);
 // Whether a key found for an answer is opaque text.
 inline bool is_text(std::string_view key) { return key.substr(0, 5) == "text:"; }
 
-// `text`, or a copy in `storage` in which U+FFFD stands for every maximal run of bytes that is no
-// character, as in Python's bytes.decode("utf-8", "replace").
-std::string_view valid_utf8(std::string_view text, std::string* storage);
-
 }  // namespace fastsi::vote

@@ -14,13 +14,19 @@ from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SamplePa
 from fastsi.ops.sample_tokens.stream import path_key, prompt_digest
 from fastsi.ops.segment_attention.api import segment_attention
 from fastsi.ops.segment_attention.plan import SegmentPlan
+from fastsi.ops.token_bytes import TokenBytes
+from fastsi.ops.vote_answers.api import vote_answers
+from fastsi.ops.vote_answers.result import AnswerVotes, VoteOptions
 
 __all__ = [
+    "AnswerVotes",
     "LogitAdjust",
     "PackedWeight",
     "SampleParams",
     "SampledTokens",
     "SegmentPlan",
+    "TokenBytes",
+    "VoteOptions",
     "act_mul",
     "explain",
     "kv_write",
@@ -33,4 +39,5 @@ __all__ = [
     "rope_kv_write",
     "sample_tokens",
     "segment_attention",
+    "vote_answers",
 ]

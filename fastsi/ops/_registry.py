@@ -21,12 +21,21 @@ from fastsi import _ext, env
 from fastsi.errors import BackendUnavailable
 from fastsi.types import check_known
 
-OPS = ("segment_attention", "merge_states", "kv_write", "sample_tokens", "linear", "norm_rope_act")
+OPS = (
+    "segment_attention",
+    "merge_states",
+    "kv_write",
+    "sample_tokens",
+    "linear",
+    "norm_rope_act",
+    "vote_answers",
+)
 FUNCTIONS = {"norm_rope_act": ("rms_norm", "rope_kv_write", "act_mul")}
 """Public functions of the ops that have several; every backend of the op has them all."""
 BACKENDS = tuple(name for name in env.BACKEND.choices or () if name != "auto")
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_INTS = (torch.int32, torch.int64)
 
 
 class Facts(NamedTuple):
@@ -82,7 +91,11 @@ class Row:
         return self.supports(facts)
 
 
-def _rows(op: str, dtypes: tuple[torch.dtype, ...]) -> tuple[Row, ...]:
+def _rows(
+    op: str,
+    dtypes: tuple[torch.dtype, ...],
+    reference_dtypes: tuple[torch.dtype, ...] = _FLOATS,
+) -> tuple[Row, ...]:
     folder = f"fastsi.ops.{op}"
     return (
         Row(
@@ -94,7 +107,13 @@ def _rows(op: str, dtypes: tuple[torch.dtype, ...]) -> tuple[Row, ...]:
             extension="_C",
             supports=_no_gradient,
         ),
-        Row(op=op, backend="reference", module=f"{folder}.reference", devices=None, dtypes=_FLOATS),
+        Row(
+            op=op,
+            backend="reference",
+            module=f"{folder}.reference",
+            devices=None,
+            dtypes=reference_dtypes,
+        ),
     )
 
 
@@ -105,6 +124,7 @@ TABLE: tuple[Row, ...] = (
     *_rows("sample_tokens", _FLOATS),
     *_rows("linear", (torch.float32,)),
     *_rows("norm_rope_act", _FLOATS),
+    *_rows("vote_answers", _INTS, _INTS),
 )
 """In order of preference within an op."""
 

@@ -41,12 +41,12 @@ from typing import Any
 
 from fastsi._ext import load
 from fastsi.errors import ConfigError
-from fastsi.types import check_known
+from fastsi.types import EXTRACTORS, RUN_ON_MARKS, check_known
 from fastsi.vote.boxes import boxes
 from fastsi.vote.clean import strip_ends
 from fastsi.vote.key import reference_key_of_answer as key_of_answer
 from fastsi.vote.kinds import kind_of
-from fastsi.vote.marks import RUN_ON_MARKS, SPACES
+from fastsi.vote.marks import SPACES
 from fastsi.vote.number import words_prefix
 from fastsi.vote.phrases import announced
 
@@ -290,5 +290,3 @@ _RULES: dict[str, tuple[Callable[[str], str | None], ...]] = {
     "yes_no": (_yes_no,),
     "last_number": (_last_number,),
 }
-EXTRACTORS = tuple(_RULES)
-"""Names that ``extractor`` accepts."""

@@ -1,12 +1,9 @@
-"""Words that announce an answer, deny one, or begin another question."""
+"""Words that announce an answer or deny one, in several languages."""
 
 from __future__ import annotations
 
 import re
 import string
-
-RUN_ON_MARKS = ("Question", "Q", "Problem")
-"""A line or sentence that starts with one of these and a colon is not the model's own answer."""
 
 BLANKS = " \t\r\u00a0\u202f\u3000"
 """Blanks within a line: ASCII, no-break, and that of Chinese and Japanese."""

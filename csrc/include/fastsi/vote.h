@@ -33,4 +33,8 @@ Status key_of_answer(std::string_view text, std::string* key);
 // Canonical key of the answer that a response gives. Twin of fastsi.vote.extract.answer_key.
 Status answer_key(std::string_view text, const ExtractOptions& options, std::string* key);
 
+// `text`, or a copy in `storage` in which U+FFFD stands for every maximal run of bytes that is no
+// character.
+std::string_view valid_utf8(std::string_view text, std::string* storage);
+
 }  // namespace fastsi::vote
