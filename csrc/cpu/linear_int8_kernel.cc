@@ -177,9 +177,13 @@ struct Pending {
   }
 };
 
+constexpr int kLine = 64;  // bytes of a cache line
+
+// Sums of B blocks by P panels to `after`, while the epilogue of `before` runs and, at every step,
+// the next lines at `ahead` are fetched into cache.
 template <int B, int P>
 void multiply_tiles(const Int8Task& task, std::int64_t block, std::int64_t panel, Pending& before,
-                    Pending& after, std::int64_t prefetch, int prefetch_lines) {
+                    Pending& after, const std::int8_t* ahead, int lines) {
   const std::int8_t* a0 = block_of(task, block);
   const std::int8_t* a1 = a0 + task.steps * kStep * kRows;
   const std::int8_t* b0 = panel_of(task, panel);
@@ -199,10 +203,9 @@ void multiply_tiles(const Int8Task& task, std::int64_t block, std::int64_t panel
     if constexpr (P == 2) _tile_dpbssd(1, 4, 7);
     if constexpr (B == 2) _tile_dpbssd(2, 5, 6);
     if constexpr (B == 2 && P == 2) _tile_dpbssd(3, 5, 7);
-    for (int i = 0; i < prefetch_lines; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(b0 + prefetch + i * 64), _MM_HINT_T1);
+    for (int i = 0; i < lines; ++i, ahead += kLine) {
+      _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
     }
-    prefetch += prefetch_lines * 64;
     before.advance(task, share);
   }
   before.advance(task, 2 * kRows);
@@ -228,15 +231,19 @@ void multiply(const Int8Task& task, const Int8Range& range) {
   const std::int64_t passes = (range.block_last - range.block_first + 1) / 2;
   for (std::int64_t p = range.panel_first; p < range.panel_last; p += 2) {
     const bool two = p + 1 < range.panel_last;
-    // The next panels come from memory: spread their lines over the passes of these.
-    const int lines = p + 4 <= range.panel_last ? static_cast<int>(2 * kPanel / passes) : 0;
-    std::int64_t ahead = 2 * task.steps * kStep * kPanel;
+    // The first pass waits for its panels to come from memory. Later ones have them in cache, and
+    // fetch those of the next turn meanwhile, each a share.
+    const bool more = passes > 1 && p + 4 <= range.panel_last;
+    const int share = more ? static_cast<int>((2 * kPanel + passes - 2) / (passes - 1)) : 0;
+    const std::int8_t* ahead = panel_of(task, p + 2);
+    int lines = 0;
     for (std::int64_t b = range.block_first; b < range.block_last; b += 2, turn ^= 1) {
       const bool tall = b + 1 < range.block_last;
       const auto run = tall ? (two ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)
                             : (two ? multiply_tiles<1, 2> : multiply_tiles<1, 1>);
       run(task, b, p, pending[turn ^ 1], pending[turn], ahead, lines);
-      ahead += lines * 64 * task.steps;
+      ahead += lines * kLine * task.steps;
+      lines = share;
     }
   }
   pending[turn ^ 1].advance(task, 2 * kRows);
