@@ -1,4 +1,4 @@
-// Twin of fastsi/vote/marks.py; tests/vote/test_twins_extract.py tries every word of it on both.
+// Twin of fastsi/vote/marks.py; tests/vote/test_extract_twin.py tries every word of it on both.
 #include <array>
 #include <bitset>
 #include <iterator>

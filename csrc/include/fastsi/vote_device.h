@@ -101,10 +101,9 @@ FASTSI_HOST_DEVICE inline bool strip_end(Span* s) {
 // Digits, their value and how many there were; false beyond kMaxDigits.
 FASTSI_HOST_DEVICE inline bool read_digits(Span* s, long long* value, int* count) {
   while (is_digit(s->front())) {
+    if (++*count > kMaxDigits) return false;  // before the product, which could overflow
     *value = *value * 10 + (*s->at - '0');
     ++s->at;
-    ++*count;
-    if (*count > kMaxDigits) return false;
   }
   return true;
 }
