@@ -119,6 +119,15 @@ def rope_kv_write(
 def act_mul(
     gate: TensorView, up: TensorView, activation: int, out: TensorView, threads: int
 ) -> None: ...
+def match_stop(
+    tokens: TensorView,
+    slots: TensorView,
+    table: Sequence[TensorView],
+    rules: Sequence[TensorView],
+    state: Sequence[TensorView],
+    hit: TensorView,
+) -> None: ...
+def first_answer(text: bytes, begin: int, thinking: bool) -> int: ...
 def sample_tokens(
     logits: TensorView,
     params: Sequence[TensorView],

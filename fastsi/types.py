@@ -66,6 +66,9 @@ class SamplingParams:
     """End-of-sequence and stop tokens are banned before this many tokens."""
     stop: tuple[str, ...] = ()
     """Stop strings; a str or a list is accepted."""
+    stop_at_answer: bool = False
+    """End a path at the token that completes its first answer; the text is cut there, and
+    ``stop_reason`` is "answer". The rules are those of ``fastsi.ops.answer_end``."""
     stop_token_ids: tuple[int, ...] = ()
     """Token ids that end a path, besides the model's end-of-sequence tokens."""
     ignore_eos: bool = False
@@ -98,6 +101,8 @@ class SamplingParams:
         self._check_counts()
         self._check_numbers()
         _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "non-empty")
+        at_answer = self.stop_at_answer
+        _require(isinstance(at_answer, bool), "stop_at_answer", at_answer, "True or False")
         for token in self.stop_token_ids:
             _require(_is_int(token) and token >= 0, "stop_token_ids", token, "token ids >= 0")
         for token, bias in (self.logit_bias or {}).items():

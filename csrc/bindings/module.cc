@@ -9,6 +9,7 @@
 
 #include "bindings.h"
 #include "fastsi/isa.h"
+#include "fastsi/match_stop.h"
 #include "fastsi/ops.h"
 #include "fastsi/parallel.h"
 #include "fastsi/philox.h"
@@ -110,6 +111,16 @@ void bind_ops(py::module_& m) {
         fastsi::act_mul(gate, up, static_cast<fastsi::Activation>(activation), out, threads);
       },
       Release());
+  m.def(
+      "match_stop",
+      [](V tokens, V slots, const std::array<TensorView, 3>& table,
+         const std::array<TensorView, 5>& rules, const std::array<TensorView, 4>& state, V hit) {
+        fastsi::match_stop(tokens, slots, {table[0], table[1], table[2]},
+                           {rules[0], rules[1], rules[2], rules[3], rules[4]},
+                           {state[0], state[1], state[2], state[3]}, hit);
+      },
+      Release());
+  m.def("first_answer", &fastsi::first_answer);
   m.def(
       "sample_tokens",
       [](V logits, const std::array<TensorView, 6>& params, const TensorView* row_index,

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from fastsi import ops
@@ -22,6 +20,7 @@ from fastsi.engine.requests import Group, PathParams, PathState
 from fastsi.engine.sampler import Sampler, score_tokens, top_logprobs
 from fastsi.engine.scheduler import Scheduler
 from fastsi.engine.stats import EngineStats
+from fastsi.engine.stops import StopFinder
 
 _WORD = 2**64
 
@@ -65,6 +64,7 @@ class Engine:
         self.tree = PrefixTree(self.pool)
         self.stats = EngineStats(kv_bytes_per_token=self.pool.bytes_per_token)
         self.scheduler = Scheduler(config, self.pool, self.tree, self.stats, runner.device)
+        self._stops = StopFinder(detokenizer, config.max_batch_rows)
         self._sampler = Sampler(config.logprobs_mode)
         self._calls = 0
 
@@ -91,6 +91,7 @@ class Engine:
         groups = self._make_groups(requests, results)
         try:
             self.tree.number()
+            self._stops.begin(self.scheduler.table, (request.params for request in requests))
             self.scheduler.add(groups)
             with self._runner.session():
                 while self.scheduler.has_work:
@@ -118,7 +119,7 @@ class Engine:
                 logits, self.scheduler.table, step.draw_slots, step.draw_rows
             )
         with stats.phase("text"):
-            ends = self._find_stops(step, drawn.tokens)
+            ends = self._stops.find(self.scheduler.table, step.draw_slots, drawn.tokens)
         with stats.phase("commit"):
             ended = self.scheduler.commit(step, drawn.tokens, drawn.logprobs, ends)
         stats.steps += 1
@@ -222,23 +223,6 @@ class Engine:
             path.top += [
                 top_logprobs(picked[i], token, path.top_count) for i, token in enumerate(tokens)
             ]
-
-    def _find_stops(self, step: Step, tokens: npt.NDArray[np.int64]) -> dict[int, tuple[str, int]]:
-        """Stop strings that the new tokens complete, by table slot."""
-        table = self.scheduler.table
-        ends: dict[int, tuple[str, int]] = {}
-        for at in np.flatnonzero(table.special[step.draw_slots]):
-            slot = int(step.draw_slots[at])
-            path, count = table.paths[slot], int(table.num_out[slot])
-            assert path is not None
-            params = path.params.params
-            if not params.stop or count + 1 < params.min_tokens:
-                continue
-            seen = [*table.tokens[slot, :count].tolist(), int(tokens[at])]
-            found = self._text.find_stop(seen, params)
-            if found is not None:
-                ends[slot] = found
-        return ends
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prompts; the next call computes them again."""

@@ -1,4 +1,4 @@
-"""Token ids to text, and the search for stop strings while a path grows."""
+"""Token ids to text and to bytes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from fastsi import ops
 from fastsi.engine.requests import PathState
-from fastsi.types import SamplingParams
-
-_MARGIN_TOKENS = 4
-"""Tokens decoded beyond a stop string's length, so that a character cut at the window's left edge
-lies before any match."""
+from fastsi.engine.token_bytes import token_bytes
 
 
 class Detokenizer:
     """Decodes with the model's tokenizer, exactly as it decodes a whole sequence."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> None:
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._tables: dict[bool, ops.TokenBytes] = {}
+
+    def table(self, *, skip_special_tokens: bool = True) -> ops.TokenBytes:
+        """The bytes of every token, made when first asked for; needs a tokenizer."""
+        if skip_special_tokens not in self._tables:
+            assert self._tokenizer is not None
+            self._tables[skip_special_tokens] = token_bytes(
+                self._tokenizer, self._vocab_size, skip_special_tokens=skip_special_tokens
+            )
+        return self._tables[skip_special_tokens]
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ``tokens``; empty without a tokenizer."""
@@ -42,21 +49,3 @@ class Detokenizer:
             text = self.decode(shown, skip_special_tokens=params.skip_special_tokens)
             path.text = text[: path.text_end]
         return path.text
-
-    def find_stop(self, tokens: Sequence[int], params: SamplingParams) -> tuple[str, int] | None:
-        """The first stop string in the text of ``tokens`` and where the text then ends, characters.
-
-        Only the end of the sequence is decoded unless something is found there: every token that
-        shows adds a byte at least, so a stop string of b bytes ends within its last b tokens.
-        """
-        longest = max(len(stop.encode()) for stop in params.stop)
-        window = tokens[-(longest + _MARGIN_TOKENS) :]
-        tail = self.decode(window, skip_special_tokens=params.skip_special_tokens)
-        if not any(stop in tail for stop in params.stop):
-            return None
-        text = self.decode(tokens, skip_special_tokens=params.skip_special_tokens)
-        found = [(text.find(stop), stop) for stop in params.stop if stop in text]
-        if not found:
-            return None
-        at, stop = min(found)
-        return stop, at + len(stop) * params.include_stop_str_in_output

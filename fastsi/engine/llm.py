@@ -106,10 +106,10 @@ class LLM:
             logprobs_mode=logprobs_mode,
             seed=seed,
         )
-        self._detokenizer = Detokenizer(self.tokenizer)
+        self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)
+        self._detokenizer = Detokenizer(self.tokenizer, self._vocab_size)
         self._engine = Engine(self._runner, self.config, self._detokenizer)
         self._eos_ids = _eos_ids(self.model, self.tokenizer)
-        self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)
         self._weights_seen = weights.fingerprint(self._runner.model)
         self._runner.seen(self._weights_seen.parameters)
 
@@ -325,8 +325,8 @@ class LLM:
                         f"token id {token} in stop_token_ids or logit_bias: the vocabulary has "
                         f"{self._vocab_size}"
                     )
-            if params.stop and self.tokenizer is None:
-                raise ConfigError("stop strings need a tokenizer")
+            if (params.stop or params.stop_at_answer) and self.tokenizer is None:
+                raise ConfigError("stop and stop_at_answer need a tokenizer")
             cache[key] = PathParams(params, self._eos_ids, limit)
         return cache[key]
 

@@ -24,6 +24,8 @@ class RowTable:
         self.active: Int = np.empty(0, dtype=np.int64)
         self.paths: list[PathState | None] = [None] * capacity
         self._free = list(range(capacity - 1, -1, -1))
+        self.added: list[int] = []
+        """Slots given to a path and not yet seen by `StopFinder`."""
 
         def ints() -> Int:
             return np.zeros(capacity, dtype=np.int64)
@@ -36,7 +38,7 @@ class RowTable:
         self.top_p = np.ones(capacity, dtype=np.float32)
         self.min_p = np.zeros(capacity, dtype=np.float32)
         self.special = np.zeros(capacity, dtype=bool)
-        """Rows whose sampling needs per-row work: penalties, bias, top log-probs, stop strings."""
+        """Rows whose sampling needs per-row work: penalties, bias, top log-probs."""
         self.pages = np.zeros((capacity, 8), dtype=np.int32)
         self.tokens = np.zeros((capacity, _GROW), dtype=np.int64)
         self.logprobs = np.zeros((capacity, _GROW), dtype=np.float64)
@@ -58,8 +60,8 @@ class RowTable:
         self.temperature[slot], self.top_k[slot] = p.temperature, p.top_k
         self.top_p[slot], self.min_p[slot] = p.top_p, p.min_p
         self.stop_class[slot] = self._stop_class(path.params)
-        wants_text = bool(p.stop) or p.logprobs is not None
-        self.special[slot] = path.params.changes_logits or wants_text
+        self.special[slot] = path.params.changes_logits or p.logprobs is not None
+        self.added.append(slot)
         self.num_pages[slot] = 0
         self._widen(len(path.tokens) + 1, len(path.pages))
         if path.tokens:

@@ -7,6 +7,8 @@ from fastsi.ops._registry import explain
 from fastsi.ops.kv_write.api import kv_write
 from fastsi.ops.linear.api import linear
 from fastsi.ops.linear.packed import PackedWeight, pack_weight
+from fastsi.ops.match_stop.api import answer_end, match_stop
+from fastsi.ops.match_stop.state import StopRules, StopState
 from fastsi.ops.merge_states.api import merge_states
 from fastsi.ops.norm_rope_act.api import act_mul, rms_norm, rope_kv_write
 from fastsi.ops.sample_tokens.api import sample_tokens
@@ -25,12 +27,16 @@ __all__ = [
     "SampleParams",
     "SampledTokens",
     "SegmentPlan",
+    "StopRules",
+    "StopState",
     "TokenBytes",
     "VoteOptions",
     "act_mul",
+    "answer_end",
     "explain",
     "kv_write",
     "linear",
+    "match_stop",
     "merge_states",
     "pack_weight",
     "path_key",

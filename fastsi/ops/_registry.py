@@ -29,6 +29,7 @@ OPS = (
     "linear",
     "norm_rope_act",
     "vote_answers",
+    "match_stop",
 )
 FUNCTIONS = {"norm_rope_act": ("rms_norm", "rope_kv_write", "act_mul")}
 """Public functions of the ops that have several; every backend of the op has them all."""
@@ -125,6 +126,7 @@ TABLE: tuple[Row, ...] = (
     *_rows("linear", (torch.float32,)),
     *_rows("norm_rope_act", _FLOATS),
     *_rows("vote_answers", _INTS, _INTS),
+    *_rows("match_stop", (torch.int64,), (torch.int64,)),
 )
 """In order of preference within an op."""
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fastsi
+from fastsi import api
 from fastsi.engine import GroupController
 from fastsi.errors import ConfigError
 from fastsi.types import SamplingParams, Vote
@@ -218,7 +219,7 @@ def test_one_controller_per_prompt() -> None:
 
 @pytest.fixture(scope="module")
 def bundled() -> fastsi.LLM:
-    return fastsi.api.load_model("builtin")
+    return api.load_model("builtin")
 
 
 def story_prompts(count: int) -> list[str]:

@@ -8,15 +8,10 @@
 #include <vector>
 
 #include "fastsi/tensor_view.h"
+#include "fastsi/token_bytes.h"
 #include "fastsi/vote.h"
 
 namespace fastsi {
-
-// What every token id spells; fields as in fastsi.ops.TokenBytes.
-struct TokenBytes {
-  TensorView data, offsets, flags;
-  bool strip_first_blank = false;
-};
 
 struct PathAnswers {
   std::vector<std::string> keys;  // distinct, in order of their first path

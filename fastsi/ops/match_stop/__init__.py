@@ -1,0 +1,1 @@
+"""Stop strings and completed answers in the bytes of growing texts."""

@@ -1,0 +1,42 @@
+"""C++ backend of `match_stop`."""
+
+from __future__ import annotations
+
+import torch
+
+from fastsi import _ext
+from fastsi.ops._view import view
+from fastsi.ops.match_stop.state import StopRules, StopState
+from fastsi.ops.token_bytes import TokenBytes
+
+_C = _ext.core()
+
+
+def match_stop(
+    tokens: torch.Tensor,
+    slots: torch.Tensor,
+    table: TokenBytes,
+    rules: StopRules,
+    state: StopState,
+) -> torch.Tensor:
+    """See `fastsi.ops.match_stop`."""
+    tokens, slots = tokens.contiguous(), slots.contiguous()
+    hit = torch.empty(len(tokens), dtype=torch.uint8)
+    _C.match_stop(
+        view(tokens),
+        view(slots),
+        [view(table.data), view(table.offsets), view(table.flags)],
+        [
+            view(each)
+            for each in (rules.class_indptr, rules.string_indptr, rules.data, rules.answers)
+        ],
+        [view(each) for each in (state.rule, state.tail, state.length, state.thinking)],
+        view(hit),
+    )
+    return hit
+
+
+def first_answer(text: bytes, begin: int = 0, thinking: bool = False) -> int:
+    """See `fastsi.ops.match_stop.answers.first_answer`."""
+    end: int = _C.first_answer(text, begin, thinking)
+    return end
