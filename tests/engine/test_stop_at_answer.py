@@ -61,8 +61,8 @@ def test_a_stopped_path_is_the_full_path_cut_at_its_first_answer(
             elif right.stop_reason != "answer":
                 assert right.token_ids == left.token_ids
                 assert right.stop_reason == left.stop_reason
-    # With end of sequence nearly every path ends by itself right after its answer.
-    assert cut > 10 if ignore_eos else cut < 10
+    # Nineteen paths in twenty end by themselves right after their answer.
+    assert cut > 10 if ignore_eos else cut < 30
 
 
 @pytest.mark.parametrize("config", [{"max_batch_rows": 5}, {"kv_cache_tokens": 480}], ids=str)
