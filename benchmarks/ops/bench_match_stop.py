@@ -31,7 +31,8 @@ def main() -> None:
     sizes = fill_sizes(args)
     rng = random.Random(0)
     pieces = [SENTENCE[at : at + 3].encode() for at in range(0, len(SENTENCE), 3)]
-    table, rules = ops.TokenBytes.make(pieces), ops.StopRules.make([(STOPS, True)])
+    table = ops.TokenBytes.from_parts(pieces, [0] * len(pieces))
+    rules = ops.StopRules.make([(STOPS, True, True)])
     slots = torch.arange(sizes["rows"])
     begin = torch.tensor([rng.randrange(len(pieces)) for _ in range(sizes["rows"])])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,18 +15,14 @@ from fastsi.engine.token_bytes import token_bytes
 class Detokenizer:
     """Decodes with the model's tokenizer, exactly as it decodes a whole sequence."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> None:
-        self._tokenizer, self._vocab_size = tokenizer, vocab_size
-        self._tables: dict[bool, ops.TokenBytes] = {}
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        self._tokenizer = tokenizer
 
-    def table(self, *, skip_special_tokens: bool = True) -> ops.TokenBytes:
+    @cached_property
+    def table(self) -> ops.TokenBytes:
         """The bytes of every token, made when first asked for; needs a tokenizer."""
-        if skip_special_tokens not in self._tables:
-            assert self._tokenizer is not None
-            self._tables[skip_special_tokens] = token_bytes(
-                self._tokenizer, self._vocab_size, skip_special_tokens=skip_special_tokens
-            )
-        return self._tables[skip_special_tokens]
+        assert self._tokenizer is not None
+        return token_bytes(self._tokenizer)
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ``tokens``; empty without a tokenizer."""

@@ -107,7 +107,7 @@ class LLM:
             seed=seed,
         )
         self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)
-        self._detokenizer = Detokenizer(self.tokenizer, self._vocab_size)
+        self._detokenizer = Detokenizer(self.tokenizer)
         self._engine = Engine(self._runner, self.config, self._detokenizer)
         self._eos_ids = _eos_ids(self.model, self.tokenizer)
         self._weights_seen = weights.fingerprint(self._runner.model)

@@ -44,7 +44,7 @@ class StopFinder:
         self._classes = {kind: number for number, kind in enumerate(kinds)}
         self._rules = self._state = None
         if kinds:
-            self._rules = ops.StopRules.make([(stops, answer) for stops, answer, _ in kinds])
+            self._rules = ops.StopRules.make(kinds)
             self._state = ops.StopState.make(self._capacity, self._rules.width)
 
     def find(self, table: RowTable, slots: Int, tokens: Int) -> dict[int, tuple[str, int]]:
@@ -63,22 +63,17 @@ class StopFinder:
             return {}
         self._start(self._state, table, added)
         ends: dict[int, tuple[str, int]] = {}
-        skips = np.asarray([skip for _, _, skip in self._classes])
-        classes = self._state.rule.numpy()[slots]
-        for skip in np.unique(skips).tolist():  # one table or two
-            at = np.flatnonzero((classes >= 0) & (skips[classes] == skip))
-            mine, new = slots[at], tokens[at]
-            hits = ops.match_stop(
-                torch.from_numpy(new),
-                torch.from_numpy(mine),
-                self._text.table(skip_special_tokens=skip),
-                self._rules,
-                self._state,
-            )
-            for row in np.flatnonzero(hits.numpy()):
-                found = self._confirm(table, int(mine[row]), int(new[row]))
-                if found is not None:
-                    ends[int(mine[row])] = found
+        hits = ops.match_stop(
+            torch.from_numpy(tokens),
+            torch.from_numpy(slots),
+            self._text.table,
+            self._rules,
+            self._state,
+        )
+        for row in np.flatnonzero(hits.numpy()):
+            found = self._confirm(table, int(slots[row]), int(tokens[row]))
+            if found is not None:
+                ends[int(slots[row])] = found
         return ends
 
     def _start(self, state: ops.StopState, table: RowTable, added: list[int]) -> None:
@@ -94,8 +89,8 @@ class StopFinder:
         for slot, rule, kind in zip(added, rules, kinds, strict=True):
             count = int(table.num_out[slot])
             if count and kind is not None and rule >= 0:  # resumed after a preemption
-                bytes_of = self._text.table(skip_special_tokens=kind[2])
-                state.begin(slot, rule, bytes_of.text(table.tokens[slot, :count].tolist()))
+                known = table.tokens[slot, :count].tolist()
+                state.begin(slot, rule, self._text.table.spell(known, skip_special=kind[2]))
 
     def _confirm(self, table: RowTable, slot: int, token: int) -> tuple[str, int] | None:
         path, count = table.paths[slot], int(table.num_out[slot])

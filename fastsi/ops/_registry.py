@@ -31,7 +31,10 @@ OPS = (
     "vote_answers",
     "match_stop",
 )
-FUNCTIONS = {"norm_rope_act": ("rms_norm", "rope_kv_write", "act_mul")}
+FUNCTIONS = {
+    "norm_rope_act": ("rms_norm", "rope_kv_write", "act_mul"),
+    "match_stop": ("match_stop", "first_answer"),
+}
 """Public functions of the ops that have several; every backend of the op has them all."""
 BACKENDS = tuple(name for name in env.BACKEND.choices or () if name != "auto")
 

@@ -107,6 +107,13 @@ class TokenBytes:
             del text[0]
         return text.decode("utf-8", "replace")
 
+    def spell(self, tokens: Sequence[int], *, skip_special: bool = True) -> bytes:
+        """The bytes of ``tokens``, one after the other; ids beyond the table spell nothing."""
+        data, offsets = self.data.numpy(), self.offsets.tolist()
+        known = [t for t in tokens if t < self.size]
+        kept = [t for t in known if not (skip_special and self.flags[t] & SKIPPED)]
+        return b"".join(data[offsets[t] : offsets[t + 1]].tobytes() for t in kept)
+
     def _compare(self, tokenizer: Any) -> None:
         """Refuse a tokenizer that decodes random tokens to another text."""
         rng = random.Random(0)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,6 @@ from fastsi.errors import ConfigError
 from fastsi.types import SamplingParams
 from fastsi.vote import answer_key
 from tests.support.tiny_models import BYTE_VOCAB, byte_tokenizer, make_model
-
-BASE = api.builtin_model()
 
 
 @pytest.fixture(scope="module")
@@ -163,45 +159,22 @@ def test_it_needs_a_tokenizer_and_a_truth_value() -> None:
         SamplingParams(stop_at_answer=1)  # type: ignore[arg-type]
 
 
-def sentencepiece_like() -> PreTrainedTokenizerFast:
-    """Blanks are part of words and the first one is dropped; unknown characters are bytes."""
-    words = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    words += ["\u2581", "\u2581The", "\u2581answer", "\u2581is", "1", "2", ".", "a", "\u2581a"]
-    vocab: Any = {word: i for i, word in enumerate(words)}
-    core = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
-    core.pre_tokenizer = pre_tokenizers.Metaspace()
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
-         decoders.Strip(" ", 1, 0)]
-    )  # fmt: skip
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
+def unknown_decoder() -> PreTrainedTokenizerFast:
+    """A decoder that no table describes: WordPiece joins what begins with two hashes."""
+    words = ["[UNK]", "</s>", "the", "answer", "is", "1", "##2", "##.", "a", "##b"]
+    core = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="[UNK]")
 
 
-@pytest.mark.parametrize("name", ["bundled", "byte", "sentencepiece"])
-@pytest.mark.parametrize("skip", [True, False])
-def test_bytes_of_tokens_join_to_the_decoded_text(name: str, skip: bool) -> None:
-    tokenizer: Any = {
-        "bundled": lambda: api.load_model("builtin").tokenizer,
-        "byte": byte_tokenizer,
-        "sentencepiece": sentencepiece_like,
-    }[name]()
-    size = len(tokenizer) + 3
-    table = token_bytes(tokenizer, size, skip_special_tokens=skip)
-    assert len(table.indptr) == size + 1
-    rng = np.random.default_rng(2)
-    for _ in range(200):
-        ids = rng.integers(0, len(tokenizer), rng.integers(1, 12)).tolist()
-        text = tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
-        joined = table.text(ids)
-        if "\ufffd" in text:
-            continue
-        found = joined.decode()
-        assert found == text or (name == "sentencepiece" and found == " " + text)
-    assert table.text([size - 1]) == b""
-
-
-def test_every_token_of_the_bundled_model_has_its_own_bytes(bundled: fastsi.LLM) -> None:
-    vocabulary = json.loads((Path(BASE) / "tokenizer.json").read_text())["model"]["vocab"]
-    table = token_bytes(bundled.tokenizer, len(vocabulary), skip_special_tokens=True)  # type: ignore[arg-type]
-    plain = {bytes([byte]) for byte in range(256)}
-    assert plain <= {table.text([token]) for token in range(len(vocabulary))}
+def test_bytes_of_tokens_of_an_unknown_decoder_join_to_its_text() -> None:
+    tokenizer = unknown_decoder()
+    with pytest.raises(ConfigError, match="WordPiece"):
+        ops.TokenBytes.from_tokenizer(tokenizer)
+    table = token_bytes(tokenizer)
+    ids = tokenizer("the answer is 12.", add_special_tokens=False)["input_ids"]
+    assert table.spell(ids).decode().strip() == tokenizer.decode(ids)
+    assert table.spell([*ids, tokenizer.eos_token_id]) == table.spell(ids)
+    assert len(table.spell([tokenizer.eos_token_id], skip_special=False)) > 0
+    assert table.spell([len(tokenizer) + 5]) == b""

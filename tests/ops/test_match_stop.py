@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from fastsi import ops
 from fastsi.ops.match_stop import _cpu, answers
+from fastsi.ops.match_stop.state import TextRules
+from fastsi.ops.token_bytes import SKIPPED
 from fastsi.vote import answer_key
 from tests.ops.support import runners, running
 
 SEED = 20261123
-BYTES = ops.TokenBytes.make([bytes([value]) for value in range(256)])
+BYTES = ops.TokenBytes.from_parts([bytes([value]) for value in range(256)], [0] * 256)
 
 COMPLETE = [
     # text, the part of it that a path stopped at its answer has written
@@ -186,12 +188,13 @@ def test_long_repetitions_take_linear_time(byte: str) -> None:
 
 
 def feed(
-    texts: list[list[bytes]], classes: list[tuple[list[str], bool]], rows: list[int], backend: str
+    texts: list[list[bytes]], classes: list[TextRules], rows: list[int], backend: str
 ) -> list[int | None]:
     """Feed texts, given as tokens, side by side; returns the index of each text's first hit."""
     distinct = sorted({token for text in texts for token in text})
     number = {token: i for i, token in enumerate(distinct)}
-    table, rules = ops.TokenBytes.make(distinct), ops.StopRules.make(classes)
+    table = ops.TokenBytes.from_parts(distinct, [0] * len(distinct))
+    rules = ops.StopRules.make(classes)
     state = ops.StopState.make(len(texts) + 2, rules.width)
     for slot, rule in enumerate(rows):
         state.begin(slot, rule)
@@ -221,7 +224,7 @@ def test_any_cut_into_tokens_hits_at_the_token_that_completes(runner: str) -> No
     rng = random.Random(SEED)
     print(f"seed {SEED}")
     stops = ["\nQ:", "END", "\u00e9\u00e9", "z" * 300]
-    classes: list[tuple[list[str], bool]] = [(stops, False), ([], True), (stops[:2], True)]
+    classes: list[TextRules] = [(stops, False, True), ([], True, True), (stops[:2], True, False)]
     with running(runner) as backend:
         for _ in range(12):
             whole = [mutated(rng) for _ in range(16)]
@@ -233,10 +236,12 @@ def test_any_cut_into_tokens_hits_at_the_token_that_completes(runner: str) -> No
             texts = [cut(rng, text) for text in whole]
             found = feed(texts, classes, rows, backend)
             for text, tokens, rule, first in zip(whole, texts, rows, found, strict=True):
-                assert first == expected(text, tokens, classes[rule] if rule >= 0 else ([], False))
+                assert first == expected(
+                    text, tokens, classes[rule] if rule >= 0 else ([], False, True)
+                )
 
 
-def expected(text: bytes, tokens: list[bytes], rules: tuple[list[str], bool]) -> int | None:
+def expected(text: bytes, tokens: list[bytes], rules: TextRules) -> int | None:
     """The token that completes the first stop string or answer, found in the whole text."""
     ends = [
         at + len(stop.encode()) - 1 for stop in rules[0] if (at := text.find(stop.encode())) >= 0
@@ -262,7 +267,7 @@ def test_a_slot_may_begin_in_the_middle_of_its_text(runner: str) -> None:
     with running(runner) as backend:
         for text in ("The answer is 5. ", "x <think> the answer is 5. </think>The answer is 6. "):
             data, end = text.encode(), len(text) - 1
-            rules = ops.StopRules.make([([], True)])
+            rules = ops.StopRules.make([([], True, True)])
             for begin in range(len(data)):
                 state = ops.StopState.make(1, rules.width)
                 state.begin(0, 0, data[:begin])
@@ -275,7 +280,7 @@ def test_a_slot_may_begin_in_the_middle_of_its_text(runner: str) -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    rules = ops.StopRules.make([(["x" * 300], False)])
+    rules = ops.StopRules.make([(["x" * 300], False, True)])
     good = ops.StopState.make(2, rules.width)
     good.begin(0, 0)
     one = torch.tensor([0])
@@ -287,5 +292,23 @@ def test_bad_arguments_are_named() -> None:
         ops.match_stop(one, one, BYTES, rules, ops.StopState.make(2, 256))
     with pytest.raises(ValueError, match=r"slots\[0\]: is 2, must be in 0\.\.1"):
         ops.match_stop(one, torch.tensor([2]), BYTES, rules, good, backend="cpu")
-    with pytest.raises(ValueError, match=r"tokens\[0\]: is 256, must be in 0\.\.255"):
-        ops.match_stop(torch.tensor([256]), one, BYTES, rules, good, backend="cpu")
+    with pytest.raises(ValueError, match=r"tokens\[0\]: is -1, must be at least 0"):
+        ops.match_stop(torch.tensor([-1]), one, BYTES, rules, good, backend="cpu")
+
+
+@pytest.mark.parametrize("runner", runners("match_stop"))
+def test_special_tokens_are_text_only_where_the_class_says_so(runner: str) -> None:
+    """Three tokens of which the middle one is special, and one that the table lacks."""
+    table = ops.TokenBytes.from_parts([b"EN", b"<end>", b"D"], [0, SKIPPED, 0])
+    rules = ops.StopRules.make([(["END"], False, True), (["EN<end>D"], False, False)])
+    with running(runner) as backend:
+        state = ops.StopState.make(2, rules.width)
+        state.begin(0, 0)
+        state.begin(1, 1)
+        hits = [
+            ops.match_stop(
+                torch.tensor([token] * 2), torch.arange(2), table, rules, state, backend=backend
+            ).tolist()
+            for token in (0, 1, 7, 2)
+        ]
+    assert hits == [[0, 0], [0, 0], [0, 0], [1, 1]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from fastsi import _ext
@@ -26,11 +28,8 @@ def match_stop(
         view(tokens),
         view(slots),
         [view(table.data), view(table.offsets), view(table.flags)],
-        [
-            view(each)
-            for each in (rules.class_indptr, rules.string_indptr, rules.data, rules.answers)
-        ],
-        [view(each) for each in (state.rule, state.tail, state.length, state.thinking)],
+        [view(getattr(rules, field.name)) for field in dataclasses.fields(rules)],
+        [view(getattr(state, field.name)) for field in dataclasses.fields(state)],
         view(hit),
     )
     return hit

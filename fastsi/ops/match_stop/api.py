@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 
 from fastsi.ops import _checks, _registry
-from fastsi.ops.match_stop.state import StopRules, StopState, TokenBytes
+from fastsi.ops.match_stop.state import StopRules, StopState
+from fastsi.ops.token_bytes import TokenBytes
 
 
 def match_stop(
@@ -29,7 +28,7 @@ def match_stop(
     Args:
         tokens: int64 [R].
         slots: int64 [R], no slot twice; slots whose ``state.rule`` is -1 are passed over.
-        table: bytes of every token.
+        table: bytes of every token; tokens beyond it spell nothing.
         rules: what ends a text, by class.
         state: of all slots, at least ``rules.width`` bytes wide; modified.
         backend: a name, or "auto".
@@ -38,7 +37,7 @@ def match_stop(
         uint8 [R], 1 for a hit, on the CPU like all of the arguments.
 
     Raises:
-        ValueError: shapes, dtypes or devices disagree, or a token or slot is out of range.
+        ValueError: shapes, dtypes or devices disagree, or a slot is out of range.
         BackendUnavailable: the requested backend cannot run.
     """
     _checks.require_shape("tokens", tokens, (None,))
@@ -66,7 +65,7 @@ def answer_end(text: str, begin: int = 0, *, backend: str = "auto") -> int | Non
         backend: a name, or "auto".
     """
     facts = _registry.Facts("cpu", torch.int64)
-    module = importlib.import_module(_registry.choose("match_stop", facts, backend).__module__)
+    first_answer = _registry.choose("match_stop", facts, backend, "first_answer")
     data = text.encode("utf-8", "surrogatepass")
-    end = module.first_answer(data, len(text[:begin].encode("utf-8", "surrogatepass")))
+    end = first_answer(data, len(text[:begin].encode("utf-8", "surrogatepass")))
     return None if end < 0 else len(data[:end].decode("utf-8", "surrogatepass"))

@@ -7,7 +7,8 @@ import itertools
 import torch
 
 from fastsi.ops.match_stop.answers import first_answer
-from fastsi.ops.match_stop.state import StopRules, StopState, TokenBytes
+from fastsi.ops.match_stop.state import StopRules, StopState
+from fastsi.ops.token_bytes import SKIPPED, TokenBytes
 
 __all__ = ["first_answer", "match_stop"]
 
@@ -22,15 +23,18 @@ def match_stop(
     """See `fastsi.ops.match_stop`."""
     classes, bounds = rules.class_indptr.tolist(), rules.string_indptr.tolist()
     data = bytes(rules.data.tolist())
+    spelled = bytes(table.data.tolist())
     strings = [data[begin:end] for begin, end in itertools.pairwise(bounds)]
     hits = []
     for token, slot in zip(tokens.tolist(), slots.tolist(), strict=True):
         rule = int(state.rule[slot])
-        if rule < 0:
+        if rule < 0 or token >= table.size:
             hits.append(False)
             continue
         had = int(state.length[slot])
-        text = bytes(state.tail[slot, :had].tolist()) + table.text([token])
+        text = bytes(state.tail[slot, :had].tolist())
+        if rules.special[rule] or not table.flags[token] & SKIPPED:
+            text += spelled[table.offsets[token] : table.offsets[token + 1]]
         hit = any(
             text.find(stop, max(0, had + 1 - len(stop))) >= 0
             for stop in strings[classes[rule] : classes[rule + 1]]
