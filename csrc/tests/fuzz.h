@@ -113,5 +113,6 @@ inline double tolerance(DType dtype) {
 // One random call each; main() in fuzz_ops.cc runs them on every instruction set.
 void norm_and_act();
 void rope();
+void linear_int8();
 
 }  // namespace fuzz

@@ -305,6 +305,7 @@ int main(int argc, char** argv) {
       fuzz_sample();
       fuzz::norm_and_act();
       fuzz::rope();
+      fuzz::linear_int8();
       fuzz_parallel();
     }
     std::printf("%s: %ld rounds\n", fastsi::name_of(isa), rounds);
