@@ -21,6 +21,11 @@ _STEPS = (
 )
 
 
+def answer_of(index: int, *, answers: int) -> int:
+    """The answer that response ``index`` gives: 1 to ``answers``, the first ones more often."""
+    return random.Random(index).randint(1, random.Random(-1 - index).randint(1, answers))
+
+
 def responses(count: int, *, characters: int, answers: int, seed: int) -> list[str]:
     """Reasoning cut to a common length, then an answer out of ``answers`` different numbers.
 
@@ -30,7 +35,7 @@ def responses(count: int, *, characters: int, answers: int, seed: int) -> list[s
     marks = list(CONVENTIONS.values())
     made = []
     for index in range(count):
-        end = "\n" + marks[index % len(marks)].format(rng.randint(1, answers))
+        end = "\n" + marks[index % len(marks)].format(answer_of(index, answers=answers))
         body = ""
         while len(body) < characters - len(end):
             a, b = rng.randint(2, 99), rng.randint(2, 99)
