@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string_view>
 #include <unordered_map>
@@ -15,12 +16,38 @@ constexpr std::uint8_t kSkipped = 1, kByte = 2;  // flags of fastsi.ops.TokenByt
 constexpr std::int64_t kPathsPerTask = 16;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
+// The text of one path after another. Short tokens are copied in one piece of kPiece bytes,
+// whatever their length, where the table has that many: a copy of fixed size is one instruction.
+class Text {
+ public:
+  void clear() { size_ = 0; }
+  std::string_view view() const { return {bytes_.data(), size_}; }
+  void append(std::string_view bytes, bool whole_piece) {
+    if (size_ + std::max(bytes.size(), kPiece) > bytes_.size()) {
+      bytes_.resize(2 * bytes_.size() + bytes.size() + kPiece);
+    }
+    if (whole_piece && bytes.size() <= kPiece) {
+      std::memcpy(bytes_.data() + size_, bytes.data(), kPiece);
+    } else {
+      std::memcpy(bytes_.data() + size_, bytes.data(), bytes.size());
+    }
+    size_ += bytes.size();
+  }
+
+  static constexpr std::size_t kPiece = 16;
+
+ private:
+  std::vector<char> bytes_ = std::vector<char>(1024);
+  std::size_t size_ = 0;
+};
+
 // A checked TokenBytes.
 struct Table {
   const char* data;
   const std::int64_t* offsets;
   const std::uint8_t* flags;
   std::int64_t size;
+  std::int64_t end_of_pieces = 0;  // tokens before it have kPiece readable bytes
   bool strip_first_blank;
 
   explicit Table(const TokenBytes& from) : strip_first_blank(from.strip_first_blank) {
@@ -58,19 +85,18 @@ const std::int64_t* checked_indptr(const char* name, const TensorView& view, std
 }
 
 // Appends a run of byte-fallback tokens: one U+FFFD each unless together they are UTF-8.
-void append_run(std::string* run, std::string* text) {
-  if (run->empty()) return;
+void append_run(std::string* run, Text* text) {
   std::string repaired;
   if (vote::valid_utf8(*run, &repaired).data() == run->data()) {
-    text->append(*run);
+    text->append(*run, false);
   } else {
-    for (std::size_t i = 0; i < run->size(); ++i) text->append("\xEF\xBF\xBD");
+    for (std::size_t i = 0; i < run->size(); ++i) text->append("\xEF\xBF\xBD", false);
   }
   run->clear();
 }
 
 template <class Token>
-void append_tokens(const Table& table, const Token* tokens, std::int64_t count, std::string* text) {
+void append_tokens(const Table& table, const Token* tokens, std::int64_t count, Text* text) {
   std::string run;
   for (std::int64_t i = 0; i < count; ++i) {
     const auto token = static_cast<std::int64_t>(tokens[i]);
@@ -78,24 +104,24 @@ void append_tokens(const Table& table, const Token* tokens, std::int64_t count, 
                  " is not a token id, must be in [0, ", table.size, ")");
     const std::uint8_t flags = table.flags[token];
     if (flags == 0) {
-      append_run(&run, text);
-      text->append(table.bytes(token));
+      if (!run.empty()) append_run(&run, text);
+      text->append(table.bytes(token), token < table.end_of_pieces);
     } else if ((flags & kSkipped) == 0) {
       run.append(table.bytes(token));
     }
   }
-  append_run(&run, text);
+  if (!run.empty()) append_run(&run, text);
 }
 
 std::string_view text_of(const Table& table, const TensorView& tokens, std::int64_t begin,
-                         std::int64_t end, std::string* text) {
+                         std::int64_t end, Text* text) {
   text->clear();
   if (tokens.dtype == DType::i32) {
     append_tokens(table, static_cast<const std::int32_t*>(tokens.data) + begin, end - begin, text);
   } else {
     append_tokens(table, static_cast<const std::int64_t*>(tokens.data) + begin, end - begin, text);
   }
-  std::string_view view = *text;
+  std::string_view view = text->view();
   if (table.strip_first_blank && !view.empty() && view[0] == ' ') view.remove_prefix(1);
   return view;
 }
@@ -248,7 +274,8 @@ PathAnswers read_path_answers(const TensorView& tokens, const TensorView& path_i
   std::vector<std::string> found(static_cast<std::size_t>(paths));  // the key, or the host's text
   const std::int64_t tasks = (paths + kPathsPerTask - 1) / kPathsPerTask;
   parallel_for(tasks, threads, [&](std::int64_t task) {
-    std::string text, repaired;
+    Text text;
+    std::string repaired;
     const std::int64_t end = std::min(paths, (task + 1) * kPathsPerTask);
     for (std::int64_t path = task * kPathsPerTask; path < end; ++path) {
       const auto i = static_cast<std::size_t>(path);

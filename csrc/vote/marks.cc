@@ -1,7 +1,6 @@
 // Twin of fastsi/vote/marks.py; tests/vote/test_extract_twin.py tries every word of it on both.
-#include <array>
 #include <bitset>
-#include <iterator>
+#include <cstdint>
 
 #include "rules.h"
 #include "text.h"
@@ -127,23 +126,26 @@ constexpr Letter kLetters[] = {{u8"\u0623", 'a'}, {u8"\u0628", 'b'}, {u8"\u062c"
                                {u8"\u062f", 'd'}, {u8"\u0985", 'a'}, {u8"\u09ac", 'b'},
                                {u8"\u09a1", 'c'}, {u8"\u09a2", 'd'}};
 
-// Pairs of bytes that a mark begins with, so that most positions cost one look.
+// The three bytes that a mark begins with, so that most positions cost one look.
 class Beginnings {
  public:
   Beginnings() {
-    for (const std::string_view word : kWithColon) add(word);
-    for (const std::string_view word : kWithoutColon) add(word);
+    for (const std::string_view word : kWithColon) seen_[index(word.data())] = true;
+    for (const std::string_view word : kWithoutColon) seen_[index(word.data())] = true;
   }
-  bool has(char first, char second) const { return pairs_[index(first, second)]; }
+  // Whether a mark may begin with these bytes; a wrong yes is rare.
+  bool has(const char* bytes) const { return seen_[index(bytes)]; }
 
  private:
-  static std::size_t index(char first, char second) {
-    return static_cast<std::size_t>(static_cast<unsigned char>(lower(first))) << 8 |
-           static_cast<unsigned char>(second);
+  static std::size_t index(const char* bytes) {
+    const auto byte = [&](int i) {
+      return static_cast<std::uint32_t>(static_cast<unsigned char>(bytes[i]));
+    };
+    const auto first = static_cast<unsigned char>(lower(bytes[0]));
+    return (first * 0x3DU + byte(1) * 0x11FU + byte(2) * 0x7U) & 0xFFFFU;
   }
-  void add(std::string_view word) { pairs_[index(word[0], word[1])] = true; }
 
-  std::bitset<65536> pairs_;
+  std::bitset<65536> seen_;
 };
 
 // Position after `word` at `at`, kNone where it is not there.
@@ -185,8 +187,8 @@ bool denies(std::string_view clause) {
 
 void foreign_marks(std::string_view text, LastMarks* ends) {
   static const Beginnings beginnings;
-  for (std::size_t at = 0; at + 1 < text.size(); ++at) {
-    if (!beginnings.has(text[at], text[at + 1])) continue;
+  for (std::size_t at = 0; at + 2 < text.size(); ++at) {
+    if (!beginnings.has(text.data() + at)) continue;
     const std::size_t end = after_mark(text, at);
     if (end == kNone) continue;
     ends->add(end);

@@ -118,8 +118,10 @@ void answer_words(std::string_view text, LastMarks* words) {
 
 void option_marks(std::string_view text, LastMarks* ends) {
   static constexpr std::string_view kPraise[] = {"correct", "right", "best"};
-  for (std::size_t at = 0; at + 1 < text.size(); ++at) {
+  for (std::size_t at = 1; at + 1 < text.size(); ++at) {
     if (lower(text[at]) != 't' || blank_at(text, at + 1) == 0) continue;
+    const char before = lower(text[at - 1]);
+    if (before != 'c' && before != 'h' && before != 's') continue;
     for (const std::string_view praise : kPraise) {
       if (at + 1 < praise.size() || !starts_at_any_case(text, at + 1 - praise.size(), praise)) {
         continue;
