@@ -8,7 +8,10 @@ from typing import Literal, get_args
 from fastsi.errors import ConfigError
 
 Sharing = Literal["tree", "prefill", "none"]
+KVDtype = Literal["auto", "float32", "bfloat16"]
 LogprobsMode = Literal["raw_logprobs", "full_logprobs", "processed_logprobs"]
+_BLOCK = 128
+"""Tokens. Smaller blocks share more of unequal prompts, larger ones make fewer spans."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,9 @@ class EngineConfig:
     logprobs_mode: LogprobsMode = "raw_logprobs"
     """What reported log-probs mean. raw: log-softmax of the model's logits. full: after bias,
     penalties and temperature. processed: after truncation too (what the draw used)."""
+    deterministic: bool = False
+    """Same bits for a path in every batch: prompts are cut into blocks of fixed size, so that the
+    order of attention's sums does not follow from where other prompts differ."""
     seed: int = 0
     """Seed of requests that bring none; mixed with a count of calls."""
 
@@ -46,3 +52,8 @@ class EngineConfig:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {names}")
         if not isinstance(self.seed, int) or abs(self.seed) >= 2**63:
             raise ConfigError(f"seed={self.seed!r}: must be a 64-bit integer")
+
+    @property
+    def prefix_block(self) -> int | None:
+        """Tokens per node of the prefix tree, whole pages; None: nodes end where prompts differ."""
+        return -(-_BLOCK // self.page_size) * self.page_size if self.deterministic else None

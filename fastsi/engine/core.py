@@ -58,10 +58,10 @@ class Engine:
             runner.layers,
             num_pages=-(-config.kv_cache_tokens // config.page_size),
             page_size=config.page_size,
-            dtype=runner.dtype,
+            dtype=runner.kv_dtype,
             device=runner.device,
         )
-        self.tree = PrefixTree(self.pool)
+        self.tree = PrefixTree(self.pool, config.prefix_block)
         self.stats = EngineStats(kv_bytes_per_token=self.pool.bytes_per_token)
         self.scheduler = Scheduler(config, self.pool, self.tree, self.stats, runner.device)
         self._stops = StopFinder(detokenizer, config.max_batch_rows)

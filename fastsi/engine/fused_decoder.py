@@ -18,18 +18,13 @@ from transformers import PreTrainedModel
 from fastsi import ops
 from fastsi.engine import packed_layers
 from fastsi.engine.attention import LayerCall, StepContext
+from fastsi.engine.module_swaps import MLP_PARTS, activation_of
 from fastsi.engine.packed_layers import PackedLayers, Stamper
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
-_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _DECODER = {"embed_tokens", "layers", "norm", "rotary_emb"}
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": nn.functional.silu,
-    "gelu": nn.functional.gelu,
-    "gelu_tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
-}
 _FIRST_POSITIONS = 1024
 _Run = Callable[..., torch.Tensor]
 
@@ -219,7 +214,7 @@ def _layer(module: nn.Module, call: LayerCall, mode: str, name: str) -> _Layer:
     norms = _HEAD_NORMS if set(attention) >= _HEAD_NORMS else set()
     _same_names(f"{name}.self_attn", attention, _ATTENTION | norms)
     mlp = dict(parts["mlp"].named_children())
-    _same_names(f"{name}.mlp", mlp, _MLP)
+    _same_names(f"{name}.mlp", mlp, set(MLP_PARTS))
     linears = {
         key: _linear(layer, f"{name}.{key}")
         for key, layer in (attention | mlp).items()
@@ -276,14 +271,10 @@ def _norm(module: nn.Module, name: str) -> _Norm:
 
 
 def _activation(function: Any, name: str) -> str:
-    """Which known activation a module is; numbers tell, since many classes do the same."""
-    x = torch.linspace(-6, 6, 97)
-    with torch.no_grad():
-        found = function(x)
-    for key, known in _ACTIVATIONS.items():
-        if torch.allclose(found, known(x), rtol=1e-5, atol=1e-6):
-            return key
-    raise NotFused(f"{name}: {type(function).__name__} is not silu, gelu or gelu_tanh")
+    found = activation_of(function)
+    if found is None:
+        raise NotFused(f"{name}: {type(function).__name__} is no known activation")
+    return found
 
 
 def untouched(model: nn.Module) -> str | None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsi.engine import architecture, loading, outputs, weights
-from fastsi.engine.config import EngineConfig, LogprobsMode, Sharing
+from fastsi.engine.config import EngineConfig, KVDtype, LogprobsMode, Sharing
 from fastsi.engine.control import GroupController
 from fastsi.engine.core import Engine, EngineRequest
 from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.kv_pool import LayerShape
-from fastsi.engine.model_runner import ModelRunner
+from fastsi.engine.model_runner import ModelRunner, Quantization
 from fastsi.engine.requests import PathParams
 from fastsi.errors import ConfigError, PromptTooLong
-from fastsi.types import RequestOutput, SamplingParams
+from fastsi.types import RequestOutput, SamplingParams, check_known
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Message = Mapping[str, str]
@@ -46,7 +46,8 @@ class LLM:
         tokenizer: PreTrainedTokenizerBase | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
-        quantization: None = None,
+        quantization: Quantization | None = None,
+        kv_dtype: KVDtype = "auto",
         kv_cache_tokens: int | Literal["auto"] = "auto",
         max_batch_rows: int | Literal["auto"] = "auto",
         max_step_tokens: int | Literal["auto"] = "auto",
@@ -64,12 +65,16 @@ class LLM:
             tokenizer: None: loaded from ``model``; a live model without one takes and gives ids.
             dtype: of weights and KV: "auto", "float32", "float64", "bfloat16" or "float16".
             device: "auto" (the first GPU, else the CPU) or a torch device.
-            quantization: only None; weights run in ``dtype``.
+            quantization: "int8": linear layers run on 8-bit copies of their weights, and round rows
+                to 8 bits as they come (`fastsi.ops.linear`); None: in ``dtype``. CPU, float32 only.
+            kv_dtype: of the KV cache: "auto" (as the weights), "float32", or "bfloat16", which for
+                float32 models halves the cache; arithmetic stays float32.
             kv_cache_tokens: capacity of the KV cache, tokens; "auto": a share of free memory.
             max_batch_rows: most paths decoding at the same time.
             max_step_tokens: most query tokens per step, prefill chunks included.
             max_model_len: longest prompt plus continuation, tokens; "auto": the model's context.
-            deterministic: only False; a row's rounding may depend on the size of its batch.
+            deterministic: tokens and log-probs have the same bits whatever else is in the batch or
+                the cache; costs a little sharing between unequal prompts. CPU, float32 models.
             sharing: see `EngineConfig.sharing`.
             logprobs_mode: see `EngineConfig.logprobs_mode`.
             page_size: tokens per KV page.
@@ -80,16 +85,16 @@ class LLM:
             ConfigError: a setting is out of range.
         """
         if quantization is not None:
-            raise ConfigError(f"quantization={quantization!r}: only None is supported")
-        if deterministic:
-            raise ConfigError("deterministic=True: batch-invariant linears are not supported yet")
+            check_known([quantization], get_args(Quantization), "quantization")
         if isinstance(model, PreTrainedModel) or hasattr(model, "get_base_model"):
             self.model: PreTrainedModel = model
             self.tokenizer = tokenizer
         else:
             self.model, loaded = loading.load_model(model, dtype, device)
             self.tokenizer = tokenizer or loaded
-        self._runner = ModelRunner(self.model)
+        self._runner = ModelRunner(
+            self.model, quantization=quantization, kv_dtype=kv_dtype, deterministic=deterministic
+        )
         context = architecture.context_length(self.model.config)
         if max_model_len != "auto" and max_model_len > context:
             raise ConfigError(f"max_model_len={max_model_len}: the model's context is {context}")
@@ -104,6 +109,7 @@ class LLM:
             page_size=page_size,
             sharing=sharing,
             logprobs_mode=logprobs_mode,
+            deterministic=deterministic,
             seed=seed,
         )
         self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)
@@ -258,8 +264,8 @@ class LLM:
         return True
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start or `reset_stats`; see `EngineStats`."""
-        return self._engine.stats.as_dict()
+        """Counters since the start or `reset_stats` (`EngineStats`), and how the model is run."""
+        return self._engine.stats.as_dict() | {"model": self._runner.describe()}
 
     def reset_stats(self) -> None:
         """Set the counters of `stats` to zero."""
@@ -359,7 +365,7 @@ def _resolve(value: int | Literal["auto"], automatic: int) -> int:
 
 def _auto_tokens(runner: ModelRunner, page_size: int) -> int:
     layers: Sequence[LayerShape] = runner.layers
-    per_token = sum(2 * la.kv_heads * la.head_dim for la in layers) * runner.dtype.itemsize
+    per_token = sum(2 * la.kv_heads * la.head_dim for la in layers) * runner.kv_dtype.itemsize
     if runner.device.type == "cuda":
         free = torch.cuda.mem_get_info(runner.device)[0]
     else:

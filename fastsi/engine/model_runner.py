@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import PreTrainedModel
 
 from fastsi import ops
-from fastsi.engine import architecture, fused_decoder
+from fastsi.engine import architecture, fused_decoder, weights
 from fastsi.engine.attention import LayerCall, StepContext, engine_attention
+from fastsi.engine.config import KVDtype
 from fastsi.engine.fused_decoder import FusedDecoder, NotFused
 from fastsi.engine.kv_pool import KVPool, LayerShape
 from fastsi.engine.module_swaps import ModuleSwaps
 from fastsi.engine.packed_layers import Stamp
 from fastsi.engine.plan import Step
+from fastsi.errors import ConfigError
+from fastsi.types import check_known
 
-_PROBE_TOKENS = 24
+Quantization = Literal["int8"]
+
+_PROBE_TOKENS = 33
 _AGREEMENT = 1e-4
 """Largest difference of logits, as a share of the largest, that rounding explains in float32."""
 
@@ -31,18 +36,41 @@ class ModelRunner:
     weights are caches, made when a session starts and made anew when parameters have changed.
     """
 
-    def __init__(self, model: PreTrainedModel, *, mode: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        quantization: Quantization | None = None,
+        kv_dtype: KVDtype = "auto",
+        deterministic: bool = False,
+    ) -> None:
+        """Check that the engine can run the model, and how.
+
+        Args:
+            model: live model, or a PEFT wrapper around one.
+            quantization: arithmetic of linear layers; None: that of the weights.
+            kv_dtype: of the KV cache; "auto": that of the weights.
+            deterministic: make sure that a row's bits do not depend on its batch.
+
+        Raises:
+            ModelError: the model uses a feature that cannot run.
+            ConfigError: the model cannot be run in the way asked for.
+        """
         # A PEFT model wraps the base model, into whose modules its adapters are already inserted.
         unwrap = getattr(model, "get_base_model", None)
         self.model: PreTrainedModel = unwrap() if callable(unwrap) else model
-        self._mode = mode
+        self._mode, self._deterministic = quantization or "fp32", deterministic
         self._calls: Sequence[LayerCall] = architecture.inspect(self.model)
         self.layers: Sequence[LayerShape] = [call.shape for call in self._calls]
-        self._stamps: dict[int, Stamp] = {}
+        self.seen(weights.fingerprint(self.model).parameters)
         self._structure: tuple[object, ...] = ()
         self._fused: FusedDecoder | None = None
         self._swaps: ModuleSwaps | None = None
         self._reason = ""
+        self.kv_dtype = self._kv_dtype(kv_dtype)
+        if quantization is not None or deterministic:
+            with self.session():
+                pass
 
     @property
     def dtype(self) -> torch.dtype:
@@ -56,10 +84,24 @@ class ModelRunner:
         device: torch.device = self.model.device
         return device
 
+    def _kv_dtype(self, name: KVDtype) -> torch.dtype:
+        check_known([name], get_args(KVDtype), "kv_dtype")
+        if name == "auto":
+            return self.dtype
+        wanted: torch.dtype = getattr(torch, name)
+        if wanted != self.dtype and (self.dtype, wanted) != (torch.float32, torch.bfloat16):
+            raise ConfigError(
+                f"kv_dtype={name!r}: the weights are {self.dtype}, whose keys and values are kept "
+                f"in that type; bfloat16 also serves float32"
+            )
+        return wanted
+
     def seen(self, stamps: Sequence[Stamp]) -> None:
         """Take note of new values: ``stamps`` are in the order of ``model.parameters()``."""
         parameters = self.model.parameters()
-        self._stamps = {id(p): stamp for p, stamp in zip(parameters, stamps, strict=True)}
+        self._stamps: dict[int, Stamp] = {
+            id(p): stamp for p, stamp in zip(parameters, stamps, strict=True)
+        }
 
     def _stamp(self, parameter: torch.Tensor) -> Stamp:
         return (*self._stamps.get(id(parameter), ()), parameter.data_ptr(), parameter._version)
@@ -68,15 +110,12 @@ class ModelRunner:
     def session(self) -> Iterator[None]:
         """Context in which `forward` may be called; outside, the model is as its owner left it."""
         with engine_attention(self.model):
-            self._settle()
-            if self._fused is not None:
-                self._fused.refresh(self._stamp)
+            changed = self._settle()
+            (self._fused or self._own_swaps).refresh(self._stamp)
+            with nullcontext() if self._fused else self._own_swaps.active():
+                if changed:
+                    self._check_promises()
                 yield
-            else:
-                assert self._swaps is not None
-                self._swaps.refresh(self._stamp)
-                with self._swaps.active():
-                    yield
 
     def forward(self, step: Step, pool: KVPool) -> torch.Tensor:
         """Logits [L, vocab] of ``step.logit_rows``, valid until the next call.
@@ -118,14 +157,19 @@ class ModelRunner:
             "packed_bytes": sum(product.nbytes for product in products),
         }
 
-    def _settle(self) -> None:
-        """Choose the forward; again only if modules, or hooks in them, have changed."""
+    @property
+    def _own_swaps(self) -> ModuleSwaps:
+        assert self._swaps is not None
+        return self._swaps
+
+    def _settle(self) -> bool:
+        """Choose the forward if modules, or hooks in them, have changed; returns whether it did."""
         structure = tuple(
             (id(m), bool(m._forward_hooks or m._forward_pre_hooks), "forward" in vars(m))
             for m in self.model.modules()
         )
         if structure == self._structure:
-            return
+            return False
         self._structure = structure
         self._fused, self._swaps = None, None
         try:
@@ -134,6 +178,59 @@ class ModelRunner:
         except NotFused as reason:
             self._reason = str(reason)
             self._swaps = ModuleSwaps(self.model, self._mode)
+        return True
+
+    def _check_promises(self) -> None:
+        """Refuse a model for which an option that was asked for would not hold.
+
+        Raises:
+            ConfigError: the message names the module in the way.
+        """
+        left = {} if self._fused else self._own_swaps.left
+        first = next((f"{name}: {reason}" for name, reason in left.items()), None)
+        if self._mode != "fp32" and not (self._fused or self._own_swaps.products):
+            raise ConfigError(f"quantization={self._mode!r}: no layer can be quantised; {first}")
+        if not self._deterministic:
+            return
+        if first is not None:
+            raise ConfigError(f"deterministic=True: a row's bits depend on its batch in {first}")
+        everything = self._probe_alone(_PROBE_TOKENS)
+        for count in (1, 2, 5):
+            if not torch.equal(self._probe_alone(count), everything[:count]):
+                raise ConfigError(
+                    f"deterministic=True: {type(self.model).__name__} gives rows other bits in a "
+                    f"batch of {count} than in one of {_PROBE_TOKENS}"
+                )
+
+    def _probe_alone(self, count: int) -> torch.Tensor:
+        """Logits of the first ``count`` tokens, each a sequence of its own."""
+        rows = list(range(count))
+        places = [3 * row for row in rows]
+        plan = ops.SegmentPlan.from_lists(
+            pages=[[row] for row in rows],
+            page_offset=[0] * count,
+            kv_len=[1] * count,
+            kv_start=places,
+            rows=[(row, row + 1) for row in rows],
+            causal=[False] * count,
+            row_pos=places,
+        )
+        pool = self._small_pool(count, 1)
+        context = StepContext(k=pool.k, v=pool.v, slots=torch.arange(count), plan=plan)
+        ids, positions = self._probe_ids(count), torch.tensor(places)
+        run = self._fused.forward if self._fused else self._own_forward
+        with torch.no_grad():
+            return run(ids, positions, context, torch.arange(count)).clone()
+
+    def _probe_ids(self, count: int) -> torch.Tensor:
+        """Any tokens do; a multiplier scatters them over the vocabulary."""
+        vocab: int = architecture.text_config(self.model.config).vocab_size
+        return torch.arange(1, count + 1) * 7919 % vocab
+
+    def _small_pool(self, pages: int, page_size: int) -> KVPool:
+        return KVPool(
+            self.layers, num_pages=pages, page_size=page_size, dtype=self.dtype, device=self.device
+        )
 
     def _fuse(self) -> FusedDecoder:
         """The fused pass, if it computes what the model's own forward computes.
@@ -147,10 +244,7 @@ class ModelRunner:
         longest = architecture.context_length(self.model.config)
         fused = FusedDecoder(self.model, self._calls, self._mode, longest)
         count = min(_PROBE_TOKENS, longest)
-        vocab = architecture.text_config(self.model.config).vocab_size
-        # Any tokens do; a multiplier scatters them over the vocabulary.
-        ids = torch.arange(1, count + 1) * 7919 % vocab
-        positions = torch.arange(count)
+        ids, positions = self._probe_ids(count), torch.arange(count)
         plan = ops.SegmentPlan.from_lists(
             pages=[[0]],
             page_offset=[0],
@@ -160,16 +254,14 @@ class ModelRunner:
             causal=[True],
             row_pos=list(range(count)),
         )
-        results = []
+
+        def context() -> StepContext:
+            pool = self._small_pool(1, count)
+            return StepContext(k=pool.k, v=pool.v, slots=positions, plan=plan)
+
         with torch.no_grad():
-            for run in (self._own_forward, fused.forward):
-                pool = KVPool(
-                    self.layers, num_pages=1, page_size=count, dtype=self.dtype, device=self.device
-                )
-                context = StepContext(k=pool.k, v=pool.v, slots=positions, plan=plan)
-                plain = {"plain": True} if run == fused.forward else {}
-                results.append(run(ids, positions, context, positions, **plain))
-        own, ours = results
+            own = self._own_forward(ids, positions, context(), positions)
+            ours = fused.forward(ids, positions, context(), positions, plain=True)
         largest = float(own.abs().max())
         difference = float((own - ours).abs().max())
         if not difference <= _AGREEMENT * largest:

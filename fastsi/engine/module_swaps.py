@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from fastsi.engine.packed_layers import PackedLayers, Stamper
 
 Forward = Callable[..., Any]
 _PROBE_ROWS = 3
+MLP_PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
 
 
 class ModuleSwaps:
@@ -32,8 +33,16 @@ class ModuleSwaps:
         self.left: dict[str, str] = {}
         """Names of modules with matrices that run as their author wrote them, and why."""
         adapters = _adapter_layers(model)
+        inside: set[nn.Module] = set()
         for name, module in model.named_modules():
-            if isinstance(module, nn.Linear | Conv1D):
+            if module in inside:
+                continue
+            gated = _gated_mlp(module, mode)
+            if gated is not None:
+                self.forwards[module], products = gated
+                self.products += products
+                inside |= set(module.modules())
+            elif isinstance(module, nn.Linear | Conv1D):
                 self._add_linear(name, module, "fp32" if module in adapters else mode)
             elif (norm := _rms_norm(module)) is not None:
                 self.forwards[module] = norm
@@ -70,9 +79,50 @@ class ModuleSwaps:
 
 def _linear_forward(product: PackedLayers) -> Forward:
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        return product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], product.out_features)
 
     return forward
+
+
+def _gated_mlp(module: nn.Module, mode: str) -> tuple[Forward, list[PackedLayers]] | None:
+    """``down(activation(gate(x)) * up(x))`` in two products, for a module that does just that."""
+    parts = dict(module.named_children())
+    if set(parts) != set(MLP_PARTS) or "forward" in vars(module):
+        return None
+    gate, up, down, act = (parts[name] for name in MLP_PARTS)
+    activation = activation_of(act)
+    layers = (gate, up, down)
+    if activation is None or any(packed_layers.refusal(layer) for layer in layers):
+        return None
+    if any(
+        "forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in parts.values()
+    ):
+        return None
+    both, last = PackedLayers([gate, up], mode, pair=True), PackedLayers([down], mode)
+    width = packed_layers.weight_of(gate).shape[1]
+    rows = torch.randn(_PROBE_ROWS, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = module(rows)
+        found = last.plain(both.plain(rows, activation=activation))
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+        return None
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        gated = both(x.reshape(-1, x.shape[-1]), activation=activation)
+        return last(gated).view(x.shape)
+
+    return forward, [both, last]
+
+
+def activation_of(function: Callable[[torch.Tensor], torch.Tensor]) -> str | None:
+    """Which known activation a function is; numbers tell, since many classes do the same."""
+    x = torch.linspace(-6, 6, 97)
+    with torch.no_grad():
+        found = function(x)
+    for name in get_args(ops.Activation):
+        if torch.allclose(found, ops.act_mul(x[None], torch.ones(1, 97), name)[0], atol=1e-6):
+            return str(name)
+    return None
 
 
 def _rms_norm(module: nn.Module) -> Forward | None:
@@ -86,13 +136,6 @@ def _rms_norm(module: nn.Module) -> Forward | None:
     if not wanted or "forward" in vars(module):
         return None
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        return ops.rms_norm(x.reshape(-1, x.shape[-1]), weight_now(), eps).view(x.shape)
-
-    def weight_now() -> torch.Tensor:
-        found: torch.Tensor = module.weight  # type: ignore[assignment]
-        return found
-
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(_PROBE_ROWS, len(weight), generator=generator)
     with torch.no_grad():
@@ -100,8 +143,21 @@ def _rms_norm(module: nn.Module) -> Forward | None:
             expected = module(rows)
         except (TypeError, RuntimeError):
             return None
-        same = expected.shape == rows.shape and torch.allclose(forward(rows), expected, atol=1e-5)
-    return forward if same else None
+        for offset in (0.0, 1.0):  # Gemma's norms scale by 1 + weight
+            forward = _norm_forward(module, eps, offset)
+            found = forward(rows)
+            if found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5):
+                return forward
+    return None
+
+
+def _norm_forward(module: nn.Module, eps: float, offset: float) -> Forward:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        weight: torch.Tensor = module.weight  # type: ignore[assignment]
+        scale = weight + offset if offset else weight
+        return ops.rms_norm(x.reshape(-1, x.shape[-1]), scale, eps).view(x.shape)
+
+    return forward
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ page (`page_offset`), because a split copies nothing: both halves own the page t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,8 +27,8 @@ class Node:
     start: int
     """Absolute position of ``tokens[0]``."""
     parent: Node | None
-    children: dict[int, Node] = field(default_factory=dict)
-    """By first token."""
+    children: dict[int | bytes, Node] = field(default_factory=dict)
+    """By first token; in a tree of blocks by all tokens of the child."""
     pages: list[int] = field(default_factory=list)
     """Empty until pages are allocated for the whole node."""
     page_offset: int = 0
@@ -71,8 +71,16 @@ class PrefixTree:
     a call; in between two calls of `number` the shape of the tree does not change.
     """
 
-    def __init__(self, pool: KVPool) -> None:
-        self._pool = pool
+    def __init__(self, pool: KVPool, block: int | None = None) -> None:
+        """An empty tree.
+
+        Args:
+            pool: where pages come from.
+            block: None: nodes end where prompts differ. A number: every prompt is cut after each
+                ``block`` tokens and nowhere else, so that the spans of a prompt, and with them the
+                order in which attention adds them up, do not depend on what else is in the tree.
+        """
+        self._pool, self._block = pool, block
         self.root = Node(tokens=np.empty(0, dtype=np.int64), start=0, parent=None)
         self._private: list[Node] = []
         self._locked: dict[int, Node] = {}
@@ -88,6 +96,8 @@ class PrefixTree:
         rest = np.asarray(tokens, dtype=np.int64)
         assert len(rest) > 0
         node = self.root
+        if self._block is not None:
+            return self._insert_blocks(rest, self._block, private)
         if private:
             leaf = Node(tokens=rest, start=0, parent=node)
             self._private.append(leaf)
@@ -103,6 +113,25 @@ class PrefixTree:
                 child = self._split(child, common)
             node, rest = child, rest[common:]
         return node
+
+    def _insert_blocks(self, tokens: Tokens, block: int, private: bool) -> Node:
+        node = self.root
+        for start in range(0, len(tokens), block):
+            run = tokens[start : start + block]
+            apart = private and node is self.root
+            child = None if apart else node.children.get(run.tobytes())
+            if child is None:
+                child = Node(tokens=run, start=start, parent=node)
+                if apart:
+                    self._private.append(child)
+                else:
+                    node.children[run.tobytes()] = child
+            node = child
+        return node
+
+    def _key(self, node: Node) -> int | bytes:
+        """The name of ``node`` among its parent's children."""
+        return int(node.tokens[0]) if self._block is None else node.tokens.tobytes()
 
     def _split(self, lower: Node, at: int) -> Node:
         """Cut ``lower`` before token ``at``; the new upper node is returned.
@@ -215,7 +244,7 @@ class PrefixTree:
 
     def prune(self) -> None:
         """After a call: forget private prompts and nodes that hold no keys and values."""
-        for node in self._private:
+        for node in self._below(self._private):
             self._drop(node)
         self._private.clear()
         for node in reversed(list(self._nodes())):
@@ -225,7 +254,7 @@ class PrefixTree:
             if node.pages and node.filled < len(node.tokens):
                 self._drop(node)  # cut off by an error in the middle of its prefill
             if not node.pages and not node.children:
-                del parent.children[int(node.tokens[0])]
+                del parent.children[self._key(node)]
 
     def clear(self) -> None:
         """Forget every prompt; nothing may be locked."""
@@ -238,7 +267,11 @@ class PrefixTree:
 
     def _nodes(self) -> Iterator[Node]:
         """Every node but the root, parents before children."""
-        stack = [*self.root.children.values(), *self._private]
+        return self._below([*self.root.children.values(), *self._private])
+
+    def _below(self, nodes: Iterable[Node]) -> Iterator[Node]:
+        """The nodes and everything under them, parents before children."""
+        stack = list(nodes)
         while stack:
             node = stack.pop()
             yield node
@@ -266,9 +299,12 @@ class PrefixTree:
                 assert node.parent is self.root or node.parent.pages
             else:
                 assert node.filled == 0
-            for first, child in node.children.items():
-                assert int(child.tokens[0]) == first
+            for name, child in node.children.items():
+                assert self._key(child) == name
                 assert child.parent is node
+            if self._block is not None:
+                assert node.start % self._block == 0
+                assert len(node.tokens) == self._block or not node.children
 
 
 def _common_prefix(a: Tokens, b: Tokens) -> int:

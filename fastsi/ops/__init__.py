@@ -10,7 +10,7 @@ from fastsi.ops.linear.packed import PackedWeight, pack_weight
 from fastsi.ops.match_stop.api import answer_end, match_stop
 from fastsi.ops.match_stop.state import StopRules, StopState
 from fastsi.ops.merge_states.api import merge_states
-from fastsi.ops.norm_rope_act.api import act_mul, rms_norm, rope_kv_write
+from fastsi.ops.norm_rope_act.api import Activation, act_mul, rms_norm, rope_kv_write
 from fastsi.ops.sample_tokens.api import sample_tokens
 from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SampleParams
 from fastsi.ops.sample_tokens.stream import path_key, prompt_digest
@@ -21,6 +21,7 @@ from fastsi.ops.vote_answers.api import vote_answers
 from fastsi.ops.vote_answers.result import AnswerVotes, VoteOptions
 
 __all__ = [
+    "Activation",
     "AnswerVotes",
     "LogitAdjust",
     "PackedWeight",
