@@ -1,10 +1,12 @@
 // Draw of one token by inversion of one uniform. Compiled once per instruction set; see kernels.h.
 //
-// The vocabulary is cut into fixed blocks. The first pass finds the maximum of every block and
-// refuses NaN; the second sums the weights exp((z - max) / T) of every block in float64. The draw
-// adds block sums in order until they exceed u * total, then looks inside that block alone.
-// Truncation turns min-p, top-k and top-p into one lower bound on z, found by selection among the
-// few tokens that can be near it; blocks whose maximum is below the bound are never read again.
+// The vocabulary is cut into fixed blocks. One pass over the logits finds the maximum of every
+// block and sums the block's weights exp((z - base) / T) in float64, where base is the largest
+// logit so far; the sums are then brought to the common base max. The draw adds block sums in order
+// until they exceed u * total, then looks inside that block alone, at the very weights that were
+// summed. Truncation turns min-p, top-k and top-p into one lower bound on z, found by selection
+// among the few tokens that can be near it; blocks whose maximum is below the bound are never read
+// again.
 #include "kernels.h"
 #include "simd.h"
 
@@ -12,7 +14,7 @@ namespace fastsi {
 namespace FASTSI_ISA {
 namespace {
 
-constexpr std::int64_t kBlock = 64;  // tokens
+constexpr std::int64_t kBlock = 256;  // tokens
 
 std::int64_t blocks_of(std::int64_t vocab) { return (vocab + kBlock - 1) / kBlock; }
 
@@ -62,12 +64,13 @@ template <class S>
 class Draw {
   using T = Arith<S>;
   static constexpr int W = kLanes<T>;
+  static constexpr int kLine = 64 / static_cast<int>(sizeof(T)), kAhead = 4 * kBlock;
 
  public:
   static std::size_t scratch(std::int64_t vocab) {
     const std::int64_t blocks = blocks_of(vocab), padded = blocks * kBlock;
     return static_cast<std::size_t>(blocks) * sizeof(double) +
-           static_cast<std::size_t>(3 * padded + blocks + 2 * kBlock) * sizeof(T);
+           static_cast<std::size_t>(3 * padded + 2 * blocks + 2 * kBlock) * sizeof(T);
   }
 
   Draw(const SampleTask& task, void* memory)
@@ -77,7 +80,8 @@ class Draw {
     candidate_ = z_copy_ + blocks_ * kBlock;
     candidate_weight_ = candidate_ + blocks_ * kBlock;
     block_max_ = candidate_weight_ + blocks_ * kBlock;
-    weight_ = block_max_ + blocks_;
+    block_base_ = block_max_ + blocks_;
+    weight_ = block_base_ + blocks_;
     tail_ = weight_ + kBlock;
     temperature_ = greedy_ ? 1.0 : task.temperature;
     inverse_temperature_ = static_cast<T>(1.0 / temperature_);
@@ -85,8 +89,10 @@ class Draw {
 
   SampleResult run() {
     place_logits();
-    if (!find_maxima()) return {-1, 0, 0, 0};
-    const double full = sum_blocks();
+    scan();
+    const double full = rebase_sums();
+    // A NaN among the logits makes a sum NaN.
+    if (!(max_ > -INFINITY && max_ < INFINITY) || full != full) return {-1, 0, 0, 0};
     double kept = full;
     std::int64_t token;
     if (greedy_) {
@@ -133,46 +139,67 @@ class Draw {
 
   const T* block(std::int64_t b) const { return b == blocks_ - 1 ? last_ : z_ + b * kBlock; }
 
-  bool find_maxima() {
-    Mask<T> nan{};
-    T most = -INFINITY;
+  // Maximum of every block and sum of its weights against the largest logit so far.
+  void scan() {
+    T base = -INFINITY;
     for (std::int64_t b = 0; b < blocks_; ++b) {
       const T* z = block(b);
+      // The hardware stops reading ahead at the end of a page, four blocks on.
+      for (int i = 0; i < kBlock; i += kLine) __builtin_prefetch(z + kAhead + i);
       Vec<T> top = load<T>(z);
-      nan |= top != top;
-      for (int i = W; i < kBlock; i += W) {
-        const Vec<T> x = load<T>(z + i);
-        nan |= x != x;
-        top = max(top, x);
-      }
+      for (int i = W; i < kBlock; i += W) top = max(top, load<T>(z + i));
       block_max_[b] = max_of<T>(top);
-      most = block_max_[b] > most ? block_max_[b] : most;
+      base = block_max_[b] > base ? block_max_[b] : base;
+      block_base_[b] = base;
+      const Vec<T> finite = splat<T>(base == -INFINITY ? T{0} : base);
+      vd sum{};
+      for (int i = 0; i < kBlock; i += W) {
+        const Vec<T> x = load<T>(z + i);
+        sum = add_to(sum, exp_neg((x - finite) * splat<T>(inverse_temperature_)));
+      }
+      block_sum_[b] = sum_of<double>(sum);
     }
-    max_ = most;
-    bool any_nan = false;
-    for (int i = 0; i < W; ++i) any_nan |= nan[i] != 0;
-    return !any_nan && most > -INFINITY && most < INFINITY;
+    max_ = base;
   }
 
-  // Weights of a vector of tokens: 0 for those that truncation drops.
-  Vec<T> weigh(Vec<T> z) const {
-    const Vec<T> w = exp_neg((z - splat<T>(max_)) * splat<T>(inverse_temperature_));
+  // What turns a block's sum and weights into those against the maximum of all.
+  double factor(T base) const {
+    if (base == max_) return 1;
+    return std::exp((static_cast<double>(base) - static_cast<double>(max_)) / temperature_);
+  }
+
+  double rebase_sums() {
+    double total = 0, scale = 1;
+    for (std::int64_t b = 0; b < blocks_; ++b) {
+      if (b == 0 || block_base_[b] != block_base_[b - 1]) scale = factor(block_base_[b]);
+      block_sum_[b] *= scale;
+      total += block_sum_[b];
+    }
+    return total;
+  }
+
+  // Weights of a vector of tokens against a base: 0 for those that truncation drops.
+  Vec<T> weigh(Vec<T> z, T base) const {
+    const Vec<T> w = exp_neg((z - splat<T>(base)) * splat<T>(inverse_temperature_));
     const Vec<T> high = z >= splat<T>(bound_) ? w : Vec<T>{};
     return high >= splat<T>(least_weight_) ? high : Vec<T>{};
   }
 
   void weigh_block(std::int64_t b) {
-    for (int i = 0; i < kBlock; i += W) store<T>(weight_ + i, weigh(load<T>(block(b) + i)));
+    for (int i = 0; i < kBlock; i += W) {
+      store<T>(weight_ + i, weigh(load<T>(block(b) + i), block_base_[b]));
+    }
   }
 
   double sum_blocks() {
     double total = 0;
     for (std::int64_t b = 0; b < blocks_; ++b) {
       block_sum_[b] = 0;
+      block_base_[b] = max_;
       if (block_max_[b] < bound_) continue;
       const T* z = block(b);
       vd sum{};
-      for (int i = 0; i < kBlock; i += W) sum = add_to(sum, weigh(load<T>(z + i)));
+      for (int i = 0; i < kBlock; i += W) sum = add_to(sum, weigh(load<T>(z + i), max_));
       block_sum_[b] = sum_of<double>(sum);
       total += block_sum_[b];
     }
@@ -195,10 +222,11 @@ class Draw {
       if (block_sum_[b] > 0) last_block = b;
       if (before + block_sum_[b] > target) {
         weigh_block(b);
+        const double scale = factor(block_base_[b]);
         double sum = 0;
         for (int i = 0; i < kBlock; ++i) {
           sum += static_cast<double>(weight_[i]);
-          if (before + sum > target) return b * kBlock + i;
+          if (before + sum * scale > target) return b * kBlock + i;
         }
       }
       before += block_sum_[b];
@@ -220,7 +248,7 @@ class Draw {
         const Vec<T> x = load<T>(z + i);
         unsigned inside = bits_of((x >= splat<T>(low)) & (x < splat<T>(high)));
         if (inside == 0) continue;
-        const Vec<T> w = weigh(x);
+        const Vec<T> w = weigh(x, max_);
         for (; inside != 0; inside &= inside - 1) {
           const int lane = __builtin_ctz(inside);
           candidate_[n] = x[lane];
@@ -293,7 +321,7 @@ class Draw {
   T least_weight_ = 0;   // tokens that weigh less are dropped
   const T *z_ = nullptr, *last_ = nullptr;
   double* block_sum_;
-  T *z_copy_, *candidate_, *candidate_weight_, *block_max_, *weight_, *tail_;
+  T *z_copy_, *candidate_, *candidate_weight_, *block_max_, *block_base_, *weight_, *tail_;
 };
 
 template <class S>

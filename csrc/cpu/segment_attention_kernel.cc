@@ -93,7 +93,9 @@ class BlockAttention {
     const TileScope configured;
 #endif
     for (std::int64_t i = 0; i < block_.num_segments; ++i) {
-      run_segment(task_.segments[block_.segments[i]]);
+      const bool more = i + 1 < block_.num_segments;
+      run_segment(task_.segments[block_.segments[i]],
+                  more ? task_.segments + block_.segments[i + 1] : nullptr);
     }
     store_results();
   }
@@ -113,7 +115,7 @@ class BlockAttention {
     for (std::int64_t i = 0; i < queries_ * wide_; ++i) scratch_.acc[i] = 0;
   }
 
-  void run_segment(const SegmentPlan::Segment& s) {
+  void run_segment(const SegmentPlan::Segment& s, const SegmentPlan::Segment* next) {
     const std::int64_t first = s.row_begin > block_.row_first ? s.row_begin : block_.row_first;
     const std::int64_t last = s.row_end < block_.row_last ? s.row_end : block_.row_last;
     Range any{s.kv_len, 0};  // tokens that some row sees
@@ -128,6 +130,8 @@ class BlockAttention {
     for (std::int64_t t = any.first / kTile * kTile; t < any.last; t += kTile) {
       const int n = s.kv_len - t < kTile ? static_cast<int>(s.kv_len - t) : kTile;
       const bool masked = t < all.first || t + n > all.last;
+      const bool more = t + kTile < any.last;
+      if (more || next != nullptr) fetch_keys(more ? s : *next, more ? t + kTile : 0);
       run_tile(s, t, n, first, last, masked);
     }
   }
@@ -136,6 +140,7 @@ class BlockAttention {
                 std::int64_t last, bool masked) {
     const C *key[kTile], *value[kTile];
     place_tokens(s.first_page, s.page_offset + token, n, key, value);
+    fetch_rows(value, n);
     const std::int64_t m0 = (first - block_.row_first) * group_, count = (last - first) * group_;
 #if defined(FASTSI_AMX)
     if constexpr (sizeof(T) == sizeof(float)) {
@@ -229,6 +234,22 @@ class BlockAttention {
     }
   }
 #endif
+
+  // The spans of single paths are read once per step, from memory, page by page; the hardware does
+  // not read ahead from one page to the next.
+  void fetch_rows(const C* const* row, int n) const {
+    constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(C));
+    for (int t = 0; t < n; ++t) {
+      for (std::int64_t d = 0; d < dim_; d += kLine) __builtin_prefetch(row[t] + d, 0, 2);
+    }
+  }
+
+  void fetch_keys(const SegmentPlan::Segment& s, std::int64_t token) const {
+    const C *key[kTile], *value[kTile];
+    const int n = s.kv_len - token < kTile ? static_cast<int>(s.kv_len - token) : kTile;
+    place_tokens(s.first_page, s.page_offset + token, n, key, value);
+    fetch_rows(key, n);
+  }
 
   // Addresses of the keys and values of n tokens, from a slot of a segment on; page by page, since
   // a division per token would cost as much as its scores.

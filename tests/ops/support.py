@@ -119,6 +119,7 @@ class Tree:
             rows=[(spans[id(n)][1][0], spans[id(n)][1][-1] + 1) for n in depth_first],
             causal=[False] * len(depth_first),
             row_pos=[max(end - 1, 0) for end in ends],
+            per_path=[not node.children for node in depth_first],
         )
 
 
@@ -128,7 +129,7 @@ def random_tree(
     """Build a forest from ``draw(low, high)``, an inclusive source of integers."""
     tree = Tree(page_size, 0, [])
 
-    def grow(start: int, level: int, above: list[Node]) -> None:
+    def grow(start: int, level: int, above: list[Node]) -> Node:
         length = draw(0 if above else 1, longest)
         offset = draw(0, page_size - 1)
         count = -(-(offset + length) // page_size)
@@ -139,7 +140,8 @@ def random_tree(
         if children == 0:
             tree.paths.append(chain)
         for _ in range(children):
-            grow(start + length, level + 1, chain)
+            node.children.append(grow(start + length, level + 1, chain))
+        return node
 
     for _ in range(draw(1, 3)):
         grow(0, 0, [])

@@ -41,7 +41,9 @@ SHAPES = [
 ]
 
 
-def one_segment(kv_len: int, rows: int, page_size: int, offset: int, causal: bool) -> SegmentPlan:
+def one_segment(
+    kv_len: int, rows: int, page_size: int, offset: int, causal: bool, per_path: bool = False
+) -> SegmentPlan:
     """All rows attend to one span; with ``causal`` they are the span's own last tokens."""
     pages = -(-(offset + kv_len) // page_size)
     first = max(kv_len - rows, 0) if causal else kv_len
@@ -53,17 +55,22 @@ def one_segment(kv_len: int, rows: int, page_size: int, offset: int, causal: boo
         rows=[(0, rows)],
         causal=[causal],
         row_pos=[first + r for r in range(rows)],
+        per_path=[per_path],
     )
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("per_path", [False, True])
 def test_precision(
-    runner: str, kind: tuple[torch.dtype, torch.dtype], shape: tuple[int, ...]
+    runner: str,
+    kind: tuple[torch.dtype, torch.dtype],
+    shape: tuple[int, ...],
+    per_path: bool,
 ) -> None:
     kv_len, rows, q_heads, kv_heads, head_dim, page_size, offset = shape
-    plan = one_segment(kv_len, rows, page_size, offset, causal=False)
+    plan = one_segment(kv_len, rows, page_size, offset, causal=False, per_path=per_path)
     sizes = {"page_size": page_size, "pages": (offset + kv_len) // page_size + 1}
     tensors = qkv(
         plan, heads=(q_heads, kv_heads), head_dim=head_dim, seed=kv_len, dtype=kind[0], **sizes
@@ -96,6 +103,26 @@ def test_masks_and_softcap(
     with running(runner) as backend:
         out, lse = segment_attention(*tensors, plan, backend=backend, **options)
     assert_as_good_as_torch(out, plain, truth)
+    assert_as_good_as_torch(lse, plain_lse, truth_lse)
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[4]], ids=str)
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 256])
+def test_tiles_are_as_exact_as_plain_torch(
+    head_dim: int, kind: tuple[torch.dtype, torch.dtype]
+) -> None:
+    """The bfloat16 parts that matrix tiles multiply must not show, whatever the magnitudes."""
+    plan = one_segment(1500, 40, 16, 7, causal=False)
+    sizes = {"heads": (6, 2), "head_dim": head_dim, "page_size": 16, "pages": 95, "seed": head_dim}
+    q, k_cache, v_cache = qkv(plan, **sizes, dtype=torch.float32)
+    spread = torch.logspace(-3, 3, head_dim)
+    tensors = (q, k_cache.to(kind[1]), (v_cache * spread).to(kind[1]))
+    truth, truth_lse = segment_attention(*(t.double() for t in tensors), plan, backend="reference")
+    plain, plain_lse = segment_attention(*tensors, plan, backend="reference")
+    with running("cpu-amx") as backend:
+        out, lse = segment_attention(*tensors, plan, backend=backend)
+    for d in range(head_dim):
+        assert_as_good_as_torch(out[..., d], plain[..., d], truth[..., d])
     assert_as_good_as_torch(lse, plain_lse, truth_lse)
 
 
@@ -178,10 +205,13 @@ def test_bits_do_not_depend_on_other_rows(
 
 @pytest.mark.parametrize("runner", CPU)
 @pytest.mark.parametrize("window", [None, 20])
-def test_bits_of_a_chunk_equal_bits_of_its_rows_alone(runner: str, window: int | None) -> None:
+@pytest.mark.parametrize("per_path", [False, True])
+def test_bits_of_a_chunk_equal_bits_of_its_rows_alone(
+    runner: str, window: int | None, per_path: bool
+) -> None:
     """A masked token leaves the same bits as an absent one, so chunked prefill equals decode."""
     rows = 77
-    plan = one_segment(rows, rows, 16, 3, causal=True)
+    plan = one_segment(rows, rows, 16, 3, causal=True, per_path=per_path)
     q, k_cache, v_cache = qkv(
         plan, heads=(6, 2), head_dim=24, page_size=16, pages=5, seed=1, dtype=torch.float32
     )
@@ -197,6 +227,7 @@ def test_bits_of_a_chunk_equal_bits_of_its_rows_alone(runner: str, window: int |
                 rows=[(0, 1)],
                 causal=[False],
                 row_pos=[row],
+                per_path=[per_path],
             )
             got = segment_attention(
                 q[row : row + 1], k_cache, v_cache, alone, window=window, backend=backend
