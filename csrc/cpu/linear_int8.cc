@@ -13,6 +13,7 @@ constexpr double kSerialWork = 6e6;       // of (rows + kRowsOfWeights) * weight
 constexpr double kRowsOfWeights = 64;     // reading the weights takes as long as so many rows
 constexpr std::int64_t kMostBlocks = 32;  // of a work item: its quantised rows stay in cache
 constexpr std::int64_t kItemsPerThread = 4;
+constexpr double kStreamBytes = 8 << 20;    // of output: no cache near the core holds as much
 constexpr std::int64_t kMostDepth = 131072;  // 127 * 127 * depth fits 32 bits
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -66,6 +67,14 @@ std::int64_t column_of(const LinearInt8Weights& packed, std::int64_t feature) {
   const std::int64_t half = packed.n / 2, second = feature >= half ? 1 : 0;
   const std::int64_t column = feature - second * half;
   return (column / kInt8Panel * 2 + second) * kInt8Panel + column % kInt8Panel;
+}
+
+bool streams(const TensorView& out) {
+  constexpr std::int64_t kLine = 64, kFloats = kLine / sizeof(float);
+  const double bytes = static_cast<double>(out.numel()) * sizeof(float);
+  const bool aligned =
+      reinterpret_cast<std::uintptr_t>(out.data) % kLine == 0 && out.stride[0] % kFloats == 0;
+  return aligned && bytes >= kStreamBytes;
 }
 
 }  // namespace
@@ -138,6 +147,7 @@ void linear_int8(const TensorView& x, const LinearInt8Weights& packed, const Lin
                       packed.pair ? packed.n / 2 : packed.n,
                       after.activation,
                       packed.pair,
+                      streams(out),
                       quantised,
                       reinterpret_cast<float*>(quantised + values)};
   const double weights = static_cast<double>(depth) * static_cast<double>(packed.n);

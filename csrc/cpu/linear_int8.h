@@ -35,6 +35,7 @@ struct Int8Task {
   std::int64_t columns;             // of out
   Activation activation;
   bool pair;
+  bool stream;  // out is larger than caches and aligned to lines: write past them
   // Quantised rows: [blocks][steps][16][64] elements as the kernel takes them, and their scales.
   void* quantised;
   float* row_scale;

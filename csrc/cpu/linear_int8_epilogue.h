@@ -108,6 +108,24 @@ FASTSI_INLINE vf load_columns(const float* p, std::int64_t left) {
   return Full ? load<float>(p) : load_lanes<float>(p, left);
 }
 
+// A result written past the caches saves reading the line first. See also drain_stores.
+FASTSI_INLINE void store_output(float* p, vf y, bool stream) {
+#if defined(__AVX512F__)
+  if (stream) return _mm512_stream_ps(p, y);
+#elif defined(__AVX2__)
+  if (stream) return _mm256_stream_ps(p, y);
+#endif
+  (void)stream;
+  store<float>(p, y);
+}
+
+// Streamed results must be visible before other threads hear that the work is done.
+FASTSI_INLINE void drain_stores() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // Rows [row, end) of P panels: sums[(r - row) * stride + p * 16 + column] to out. Full: all columns
 // of the panels exist.
 template <int P, Activation A, bool Pair, bool Full>
@@ -137,7 +155,7 @@ static void finish(const Int8Task& task, std::int64_t row, std::int64_t end, std
         y = y + load_columns<Full>(task.residual + row * task.residual_stride + first + i, left);
       }
       if constexpr (Full) {
-        store<float>(out + i, y);
+        store_output(out + i, y, task.stream);
       } else {
         store_as<float>(out + i, y, lanes_of<float>(left));
       }

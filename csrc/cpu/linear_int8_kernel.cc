@@ -322,7 +322,10 @@ void int8_quantise(const Int8Task& task, std::int64_t block, float* scratch) {
   }
 }
 
-void int8_multiply(const Int8Task& task, const Int8Range& range) { multiply(task, range); }
+void int8_multiply(const Int8Task& task, const Int8Range& range) {
+  multiply(task, range);
+  if (task.stream) drain_stores();
+}
 
 void int8_quantise_weight(const float* weight, std::int64_t depth, std::int64_t steps,
                           std::int8_t* values, float* scale, float* scratch) {

@@ -152,6 +152,21 @@ def test_rows_that_are_not_finite_or_nearly_zero(runner: str) -> None:
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_results_too_large_for_caches(runner: str, threads: int) -> None:
+    """They are written past the caches where they begin on a line, and are complete on return."""
+    rows, n = 66, 32768 + 32
+    x, packed = normal(rows, 64), packed_of(normal(n, 64, seed=1))
+    lines = torch.empty(rows * n + 32)
+    with running(runner) as backend, torch_threads(threads):
+        first = -lines.data_ptr() % 64 // 4
+        streamed = linear(x, packed, out=lines[first:][: rows * n].view(rows, n), backend=backend)
+        few = [linear(x[i : i + 11], packed, backend=backend) for i in range(0, rows, 11)]
+    assert streamed.nbytes > 2**23
+    assert torch.equal(streamed, torch.cat(few))
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_packing_has_the_same_bits_everywhere(runner: str) -> None:
     weights = [normal(21, 130), normal(21, 130, seed=1) * 1e-3]
     weights[0][3], weights[1][4] = 0, 1e-41
