@@ -26,7 +26,7 @@ from fastsi.train.sample import path_rows
 from fastsi.train.sampler import check_lengths, context_length
 from fastsi.train.tables import PATHS, write_table
 from fastsi.types import Question, RequestOutput, SamplingParams, Vote, check_known
-from fastsi.vote.stopping import Exact, Rule, Stop
+from fastsi.vote.stopping import Rule, Stop, controllers
 from fastsi.vote_files import new_file, vote_file
 
 BUILTIN = "builtin"
@@ -51,6 +51,7 @@ class LLM(engine.LLM):
         extractor: str = "auto",
         stopping: str | Rule | None = None,
         weights: str = "uniform",
+        stop_at_answer: bool = False,
         wave: int | Literal["auto"] = "auto",
     ) -> list[Vote]:
         """Sample ``sampling_params.n`` paths per prompt and vote on their answers.
@@ -64,6 +65,10 @@ class LLM(engine.LLM):
                 on path order alone; ``Vote.n`` is their number, ``Vote.stop_reason`` why it is.
             weights: how much a path's vote weighs; one of ``fastsi.vote.SCHEMES``. ``window:W``
                 uses token confidences where ``sampling_params.logprobs`` is at least 2.
+            stop_at_answer: end each path at the token that completes its first answer, as
+                ``sampling_params.stop_at_answer`` does. The vote is then over the full texts cut at
+                their `fastsi.ops.answer_end`. It differs from the vote over full texts only where a
+                path states an answer and later another: the first one counts, not the last.
             wave: with a rule, how many paths of a prompt to have under way beyond those counted;
                 "auto": the fewest with which the rule can stop. Changes the time, not the votes.
 
@@ -71,24 +76,27 @@ class LLM(engine.LLM):
             One vote per prompt, in order.
 
         Raises:
-            ConfigError: an unknown extractor, weighting, stopping rule or wave, or ``exact`` with
-                weights: it counts votes, and weights could still change its winner.
+            ConfigError: an unknown extractor, weighting, stopping rule or wave, ``exact`` with
+                weights, or ``stop_at_answer`` with an extractor of one form.
         """
         check_known([extractor], voting.EXTRACTORS, "extractor")
         config = voting.WeightConfig.parse(weights)
-        rule = voting.parse_rule(stopping)
-        if isinstance(rule, Exact) and config.name != "uniform":
-            raise ConfigError(f"stopping='exact' with weights={weights!r}: needs weights='uniform'")
+        rule = voting.parse_rule(stopping, weights=config.name)
         params = sampling_params or PAPER_SAMPLING
+        if stop_at_answer and extractor != "auto":
+            raise ConfigError(
+                f"stop_at_answer with extractor={extractor!r}: needs extractor='auto', since the "
+                "first answer of any form ends a path"
+            )
+        if stop_at_answer:
+            params = dataclasses.replace(params, stop_at_answer=True)
         many = [prompts] if isinstance(prompts, str) else prompts
-        controllers = [
-            voting.VoteController(rule, params.n, extractor=extractor, wave=wave) for _ in many
-        ]
-        controlled = None if rule is None else controllers
-        outputs = self.generate(many, params, use_tqdm=False, controllers=controlled)
+        deciding = controllers(rule, params.n, len(many), extractor, wave)
+        outputs = self.generate(many, params, use_tqdm=False, controllers=deciding)
+        stops = [None] * len(many) if deciding is None else [each.stop for each in deciding]
         return [
-            _vote_on(group, extractor, config, params.logprobs or 0, controller.stop)
-            for group, controller in zip(outputs, controllers, strict=True)
+            _vote_on(group, extractor, config, params.logprobs or 0, stop)
+            for group, stop in zip(outputs, stops, strict=True)
         ]
 
 
@@ -135,6 +143,7 @@ def sample(
     sampling: SamplingParams = PAPER_SAMPLING,
     prompt: PromptConfig | None = None,
     extractor: str = "auto",
+    stopping: str | Rule | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Sample paths of every question into a Parquet file with the columns of ``paths.parquet``.
@@ -147,6 +156,8 @@ def sample(
             that fit the prompt style.
         prompt: how questions are put; None: the defaults.
         extractor: how the answer is found; one of ``fastsi.vote.EXTRACTORS``.
+        stopping: when to stop before ``n`` paths, as in `LLM.vote`; the file then has the
+            paths that count.
         progress: show a bar on standard error if it is a terminal.
 
     Returns:
@@ -158,6 +169,7 @@ def sample(
         PromptTooLong: a question does not fit the model's context; nothing was sampled.
     """
     check_known([extractor], voting.EXTRACTORS, "extractor")
+    rule = voting.parse_rule(stopping)
     out = new_file(out)
     prompt = prompt or PromptConfig()
     seconds = _Seconds()
@@ -176,6 +188,7 @@ def sample(
                 [{"prompt_token_ids": each} for each in ids[begin : begin + _BLOCK]],
                 sampling,
                 use_tqdm=False,
+                controllers=controllers(rule, sampling.n, len(block), extractor),
             )
             rows += path_rows(block, outputs, extractor)
             advance(len(block), "")

@@ -29,6 +29,7 @@ from fastsi.train.select import vote_row
 from fastsi.train.tables import VOTES, write_table
 from fastsi.types import Vote, check_known
 from fastsi.vote import EXTRACTORS, WeightConfig, answer_keys, majority, merged_keys
+from fastsi.vote.stopping import Rule, parse_rule, replay
 from fastsi.vote.symbolic import shared_merger
 from fastsi.vote.weights import total
 
@@ -62,11 +63,18 @@ class _Group:
     """Summed; NaN where the file has none."""
     scores: array[float] = field(default_factory=lambda: array("d"))
 
-    def vote(self, config: WeightConfig, symbolic: bool) -> Vote:
+    def vote(self, config: WeightConfig, symbolic: bool, rule: Rule | None) -> Vote:
         keys = merged_keys(self.keys) if symbolic else self.keys
-        known = not any(math.isnan(value) for value in self.logprobs)
-        weights = config.weigh(self.scores)
-        return majority(keys, self.logprobs if known else None, weights=weights)
+        stop = replay(rule, keys)
+        logprobs = self.logprobs[: stop.at]
+        known = not any(math.isnan(value) for value in logprobs)
+        weights = config.weigh(self.scores[: stop.at])
+        return majority(
+            keys[: stop.at],
+            logprobs if known else None,
+            weights=weights,
+            stop_reason=stop.reason,
+        )
 
 
 def vote_file(
@@ -79,6 +87,7 @@ def vote_file(
     weights: str = "uniform",
     extractor: str = "auto",
     symbolic: bool = False,
+    stopping: str | None = None,
     out: str | Path | None = None,
     advance: Advance | None = None,
 ) -> dict[str, Vote]:
@@ -91,6 +100,8 @@ def vote_file(
         weights: how much a path's vote weighs; one of ``fastsi.vote.SCHEMES``.
         extractor: how the answer is found; one of ``fastsi.vote.EXTRACTORS``.
         symbolic: merge opaque answers that algebra proves equal (`fastsi.vote.symbolic`).
+        stopping: replay a stopping rule on each question's paths, in order of the file: ``exact``,
+            ``beta:0.95``, ``window:5`` (`fastsi.vote.stopping`). Later paths do not count.
         out: ``.parquet`` or ``.jsonl`` file for the votes, with the columns of ``votes.parquet``;
             it must not exist.
         advance: told of rows as they are done.
@@ -99,13 +110,14 @@ def vote_file(
         Votes by question, in order of first appearance.
 
     Raises:
-        ConfigError: an unknown extractor, weighting or suffix of ``out``, or ``symbolic`` without
-            math-verify installed.
+        ConfigError: an unknown extractor, weighting, stopping rule or suffix of ``out``, or
+            ``symbolic`` without math-verify installed.
         DataError: the file is malformed or lacks a column.
         ArtifactError: ``out`` exists or cannot be written.
     """
     check_known([extractor], EXTRACTORS, "extractor")
     config = WeightConfig.parse(weights)
+    rule = parse_rule(stopping, weights=config.name)
     if symbolic:
         shared_merger()  # refuses before any work
     out = None if out is None else _new_votes_file(out)
@@ -120,7 +132,7 @@ def vote_file(
             advance(len(block))
     if not groups:
         raise DataError("no paths in the file", path=paths)
-    votes = {name: group.vote(config, symbolic) for name, group in groups.items()}
+    votes = {name: group.vote(config, symbolic, rule) for name, group in groups.items()}
     if out is not None:
         write_votes(out, votes)
     return votes

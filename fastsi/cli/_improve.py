@@ -54,6 +54,7 @@ def command(
     paths: _options.Paths = None,
     temperature: _options.Temperature = None,
     max_tokens: _options.MaxTokens = None,
+    stopping: _options.Stopping = None,
     steps: Annotated[
         int | None, typer.Option(help="Optimizer steps of a round.", show_default="150")
     ] = None,
@@ -87,6 +88,7 @@ def command(
             "sample.paths": paths,
             "sample.temperature": temperature,
             "sample.max_tokens": max_tokens,
+            "sample.stopping": stopping,
             "train.steps": steps,
             "train.learning_rate": learning_rate,
             "prompt.exemplars": exemplars,

@@ -44,4 +44,13 @@ RunSeed = Annotated[
     int | None,
     typer.Option(help="Seed of sampling, mixing and training.", show_default="0"),
 ]
+Stopping = Annotated[
+    str | None,
+    typer.Option(
+        help="When a question needs no more paths: exact (the leader cannot be overtaken), "
+        "beta:0.95 (posterior of the leader), window:5 (the last five agree), or none.",
+        show_default="none",
+        metavar="RULE",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]

@@ -39,6 +39,7 @@ def command(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the paths' random streams.", show_default="0")
     ] = None,
+    stopping: _options.Stopping = None,
     exemplars: _options.Exemplars = None,
     limit: _options.Limit = None,
     settings: Annotated[list[str] | None, set_option(*TABLES)] = None,
@@ -67,7 +68,9 @@ def command(
     prompt = build(context, lambda t: api.prompt_config(t.get("prompt", {})), tables)
     with output(as_json) as out:
         chosen = read_questions(questions)[:limit]
-        result = api.sample(model, chosen, out=out_file, sampling=params, prompt=prompt)
+        result = api.sample(
+            model, chosen, out=out_file, sampling=params, prompt=prompt, stopping=stopping
+        )
         out.line(
             f"{out_file}: {result['questions']} questions, {result['paths']} paths, "
             f"{percent(result['parse_rate'])} % with an answer; {result['tokens']} tokens in "

@@ -58,6 +58,15 @@ def command(
             "needs the extra fastsi[symbolic].",
         ),
     ] = False,
+    stopping: Annotated[
+        str | None,
+        typer.Option(
+            help="Replay a stopping rule on each question's paths, in the file's order: exact, "
+            "beta:0.95 or window:5; later paths do not count.",
+            show_default="none",
+            metavar="RULE",
+        ),
+    ] = None,
     out_file: Annotated[
         Path | None,
         typer.Option(
@@ -87,6 +96,7 @@ def command(
                 weights=weights,
                 extractor=extractor,
                 symbolic=symbolic,
+                stopping=stopping,
                 out=out_file,
                 advance=lambda rows: advance(rows, ""),
             )

@@ -16,7 +16,7 @@ from fastsi.data.mixing import MixConfig
 from fastsi.data.templates import PromptConfig
 from fastsi.errors import ConfigError
 from fastsi.types import SamplingParams, check_known
-from fastsi.vote import EXTRACTORS, WeightConfig
+from fastsi.vote import EXTRACTORS, WeightConfig, parse_rule
 
 T = TypeVar("T")
 
@@ -57,6 +57,11 @@ class SampleConfig:
     """Number of most likely tokens to keep; 0 keeps all."""
     stop: tuple[str, ...] | None = None
     """Strings that end a path; None: those that fit the prompt style."""
+    stop_at_answer: bool = False
+    """End a path at the token that completes its first answer, and cut its text there."""
+    stopping: str | None = None
+    """When a question needs no more paths: ``exact``, ``beta:0.95``, ``window:5`` (see
+    ``fastsi.vote.stopping``); None: never, all ``paths`` are sampled."""
     shard_questions: int = 64
     """Questions per part file: what a kill can lose. Part of a run's identity, because the prefix
     cache is emptied between shards so that a resumed shard computes what it would have."""
@@ -65,6 +70,8 @@ class SampleConfig:
         if self.stop is not None:
             stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
             object.__setattr__(self, "stop", stop)
+        rule = parse_rule(self.stopping)
+        object.__setattr__(self, "stopping", None if rule is None else str(rule))
         _count("shard_questions", self.shard_questions, 1)
         _count("max_tokens", self.max_tokens, 1)
         _count("paths", self.paths, 1)
@@ -85,6 +92,7 @@ class SampleConfig:
             top_p=self.top_p,
             top_k=self.top_k,
             stop=stop if self.stop is None else self.stop,
+            stop_at_answer=self.stop_at_answer,
             seed=seed,
         )
 
@@ -185,7 +193,7 @@ class RoundConfig:
         good = isinstance(self.seed, int) and not isinstance(self.seed, bool)
         _check("seed", self.seed, good and abs(self.seed) < 2**63, "a 64-bit integer")
         check_known([self.extractor], EXTRACTORS, "extractor")
-        WeightConfig.parse(self.weights)
+        parse_rule(self.sample.stopping, weights=WeightConfig.parse(self.weights).name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,7 +197,12 @@ class _Run:
         if self._manifest.finished(name):
             return
         began = time.perf_counter()
-        votes = vote_rows(self._rows(index, "paths.parquet"), self._config.weights)
+        votes = vote_rows(
+            self._rows(index, "paths.parquet"),
+            self._config.weights,
+            self._config.sample.stopping,
+            self._config.sample.paths,
+        )
         write_table(self._manifest.path(name), VOTES, votes)
         self._manifest.record(name, inputs=[source], seconds=time.perf_counter() - began)
 

@@ -18,7 +18,8 @@ from fastsi.train.progress import Reporter
 from fastsi.train.sampler import Sampler, check_lengths, context_length, encode_prompt, stream
 from fastsi.train.tables import PATHS, join_tables, write_table
 from fastsi.types import Question, RequestOutput
-from fastsi.vote import answer_key
+from fastsi.vote import answer_key, parse_rule
+from fastsi.vote.stopping import controllers
 
 
 def sample_paths(
@@ -34,13 +35,16 @@ def sample_paths(
 ) -> None:
     """Sample ``config.sample.paths`` paths per question into the artifact ``name``.
 
-    ``inputs`` names the artifacts that the model's weights come from.
+    With ``config.sample.stopping`` a question's paths are those that the rule counts, which depend
+    on path order alone, so a resumed run has the same ones. ``inputs`` names the artifacts that the
+    model's weights come from.
 
     Raises:
         PromptTooLong: a prompt leaves no room for an answer; nothing was sampled.
         ArtifactError: the run folder cannot be written.
     """
     form = config.prompt.sample_format
+    rule = parse_rule(config.sample.stopping)
     prompts = [
         encode_prompt(
             llm.tokenizer, template.prompt(q.question, form), template.adds_special_tokens
@@ -70,6 +74,7 @@ def sample_paths(
                 [{"prompt_token_ids": ids} for ids in prompts[start : start + size]],
                 params,
                 use_tqdm=False,
+                controllers=controllers(rule, params.n, len(shard), config.extractor),
             )
             rows = path_rows(shard, outputs, config.extractor)
             write_table(manifest.path(parts[start]), PATHS, rows)
@@ -99,6 +104,7 @@ def path_rows(
             "num_tokens": len(path.token_ids),
             "cumulative_logprob": path.cumulative_logprob,
             "finish_reason": path.finish_reason,
+            "stop_reason": None if path.stop_reason is None else str(path.stop_reason),
             "answer": answer_key(path.text, extractor=extractor),
             "token_logprobs": path.token_logprobs,
         }

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from fastsi.engine import GroupController
 from fastsi.errors import PromptTooLong
 from fastsi.types import Question, RequestOutput, SamplingParams
 
@@ -28,8 +29,10 @@ class Sampler(Protocol):
         prompts: Sequence[dict[str, list[int]]],
         sampling_params: SamplingParams,
         use_tqdm: bool = True,
+        *,
+        controllers: Sequence[GroupController | None] | None = None,
     ) -> list[RequestOutput]:
-        """Paths of each prompt, in order."""
+        """Paths of each prompt, in order; those that count where its controller decided."""
 
     def reset_prefix_cache(self) -> Any:
         """Forget cached keys and values (of other weights, or of another shard)."""

@@ -11,7 +11,7 @@ from typing import Any
 from fastsi.errors import ConfigError, TemplateCollapse
 from fastsi.train.config import SelectConfig
 from fastsi.types import Question, Vote
-from fastsi.vote import kind_of, weighted_vote
+from fastsi.vote import kind_of, parse_rule, replay, weighted_vote
 from fastsi.vote.equations import equation_list
 
 CLOSED_KINDS = frozenset({"bool", "choice"})
@@ -20,26 +20,37 @@ CLOSED_KINDS = frozenset({"bool", "choice"})
 _Z = 1.96
 
 
-def vote_rows(paths: Sequence[Mapping[str, Any]], weights: str = "uniform") -> list[dict[str, Any]]:
+def vote_rows(
+    paths: Sequence[Mapping[str, Any]],
+    weights: str = "uniform",
+    stopping: str | None = None,
+    n: int | None = None,
+) -> list[dict[str, Any]]:
     """One row of ``votes.parquet`` per question, in order of first appearance.
 
     Args:
         paths: rows of ``paths.parquet``.
         weights: how much a path's vote weighs; one of ``fastsi.vote.SCHEMES``.
+        stopping: the rule that the paths were sampled with; replayed for the reason of each stop.
+        n: paths per question at most; None: as many as there are.
 
     Raises:
         ConfigError: the weighting needs token log-probabilities that the rows lack.
     """
     field = "token_logprobs" if weights.startswith("window") else "cumulative_logprob"
     rows = []
+    rule = parse_rule(stopping, weights=weights)
     for question_id, group in by_question(paths).items():
         if any(path[field] is None for path in group):
             raise ConfigError(f"weights={weights!r}: the paths were sampled without {field}")
+        stop = replay(rule, [path["answer"] for path in group], n)
+        group = group[: stop.at]
         outcome = weighted_vote(
             [path["answer"] for path in group],
             logprobs=[path[field] for path in group],
             weights=weights,
             num_tokens=[path["num_tokens"] for path in group],
+            stop_reason=stop.reason,
         )
         rows.append(vote_row(question_id, outcome))
     return rows

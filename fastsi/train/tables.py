@@ -28,9 +28,12 @@ PATHS = pa.schema(
         pa.field("finish_reason", pa.string()),
         pa.field("answer", pa.string()),
         pa.field("token_logprobs", pa.list_(pa.float32())),
+        pa.field("stop_reason", pa.string()),
     ]
 )
-"""One row per sampled path; ``answer`` is its canonical key, null where it abstained."""
+"""One row per sampled path; ``answer`` is its canonical key, null where it abstained.
+``stop_reason`` is what ended it: a stop string, ``answer``, a stop token's id; null: end of
+sequence or ``max_tokens`` (see ``finish_reason``)."""
 
 VOTES = pa.schema(
     [

@@ -6,7 +6,7 @@ from fastsi.vote.extract import answer_key, answer_keys
 from fastsi.vote.key import key_of_answer
 from fastsi.vote.kinds import kind_of, render
 from fastsi.vote.majority import majority, vote, weighted_vote
-from fastsi.vote.stopping import VoteController, decide, parse_rule
+from fastsi.vote.stopping import VoteController, decide, parse_rule, replay
 from fastsi.vote.symbolic import SymbolicMerger, merged_keys
 from fastsi.vote.tokens import vote_answers
 from fastsi.vote.weights import SCHEMES, WeightConfig, path_weights, token_confidences
@@ -32,6 +32,7 @@ __all__ = [
     "parse_rule",
     "path_weights",
     "render",
+    "replay",
     "token_confidences",
     "vote",
     "vote_answers",

@@ -95,12 +95,27 @@ RULES = ("none", "exact", "beta", "window")
 """Names that `parse_rule` knows; ``beta`` and ``window`` take a number after a colon."""
 
 
-def parse_rule(given: str | Rule | None) -> Rule | None:
+def parse_rule(given: str | Rule | None, *, weights: str = "uniform") -> Rule | None:
     """A rule from its text: ``exact``, ``beta:0.95``, ``window:5``; None and ``none`` never stop.
 
+    Args:
+        given: a rule, its text, or None.
+        weights: how the votes will weigh. Rules count paths, so ``exact`` would promise what it
+            cannot keep if they do not weigh the same.
+
     Raises:
-        ConfigError: unknown rule, or a number that the rule cannot take.
+        ConfigError: unknown rule, a number that the rule cannot take, or ``exact`` with weights.
     """
+    rule = _parse(given)
+    if isinstance(rule, Exact) and weights != "uniform":
+        raise ConfigError(
+            f"stopping='exact' with weights={weights!r}: weights could change the winner after "
+            "the stop; use weights='uniform' or another rule"
+        )
+    return rule
+
+
+def _parse(given: str | Rule | None) -> Rule | None:
     if given is None or isinstance(given, Exact | Beta | Window):
         return given
     if not isinstance(given, str):
@@ -235,6 +250,24 @@ def decide(
         if stop is not None:
             return stop
     return None
+
+
+def replay(rule: Rule | None, keys: Sequence[str | None], n: int | None = None) -> Stop:
+    """`decide` on paths that are all there are: without a decision all of them count."""
+    return decide(rule, keys, n) or Stop(len(keys), "full")
+
+
+def controllers(
+    rule: Rule | None,
+    n: int,
+    count: int,
+    extractor: str = "auto",
+    wave: int | Literal["auto"] = "auto",
+) -> list[VoteController] | None:
+    """A controller for each of ``count`` questions; None where no rule stops anything."""
+    if rule is None:
+        return None
+    return [VoteController(rule, n, extractor=extractor, wave=wave) for _ in range(count)]
 
 
 class VoteController:

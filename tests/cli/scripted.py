@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastsi.engine import GroupController
 from fastsi.train.checkpoint import fingerprint
 from fastsi.types import Question, RequestOutput, SamplingParams
 from tests.support.standin import ScriptedSampler, questions
@@ -25,9 +26,11 @@ class LearningSampler(ScriptedSampler):
         prompts: Sequence[dict[str, list[int]]],
         sampling_params: SamplingParams,
         use_tqdm: bool = True,
+        *,
+        controllers: Sequence[GroupController | None] | None = None,
     ) -> list[RequestOutput]:
         self.skill = 0.45 if fingerprint(self.model) == self._base else 0.8
-        return super().generate(prompts, sampling_params, use_tqdm)
+        return super().generate(prompts, sampling_params, use_tqdm, controllers=controllers)
 
 
 SETTINGS: dict[str, Any] = {

@@ -178,3 +178,24 @@ def test_bytes_of_tokens_of_an_unknown_decoder_join_to_its_text() -> None:
     assert table.spell([*ids, tokenizer.eos_token_id]) == table.spell(ids)
     assert len(table.spell([tokenizer.eos_token_id], skip_special=False)) > 0
     assert table.spell([len(tokenizer) + 5]) == b""
+
+
+def test_votes_of_stopped_paths_are_votes_over_the_cut_texts(
+    bundled: fastsi.LLM, prompts: list[str]
+) -> None:
+    """With a rule besides: both stops together change no winner of the cut texts."""
+    params = SamplingParams(n=12, temperature=0.9, max_tokens=90, seed=3, ignore_eos=True)
+    full = bundled.generate(prompts, params, use_tqdm=False)
+    votes = bundled.vote(prompts, params, stop_at_answer=True)
+    early = bundled.vote(prompts, params, stop_at_answer=True, stopping="exact")
+    for group, vote, stopped in zip(full, votes, early, strict=True):
+        cut = [path.text[: ops.answer_end(path.text)] for path in group.outputs]
+        assert vote.keys == tuple(answer_key(text) for text in cut)
+        assert stopped.keys == vote.keys[: stopped.n]
+        assert stopped.winner == vote.winner
+    assert sum(vote.n for vote in early) < sum(vote.n for vote in votes)
+
+
+def test_an_extractor_of_one_form_cannot_stop_at_any_answer(bundled: fastsi.LLM) -> None:
+    with pytest.raises(ConfigError, match="needs extractor='auto'"):
+        bundled.vote("Q", extractor="boxed", stop_at_answer=True)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from fastsi.engine import GroupController
 from fastsi.train.checkpoint import fingerprint
 from fastsi.types import CompletionOutput, Question, RequestOutput, SamplingParams
 
@@ -35,13 +36,22 @@ class ScriptedSampler:
         prompts: Sequence[dict[str, list[int]]],
         sampling_params: SamplingParams,
         use_tqdm: bool = True,
+        *,
+        controllers: Sequence[GroupController | None] | None = None,
     ) -> list[RequestOutput]:
         assert not self.model.training, "sampling from a module in training mode"
         self.calls.append((fingerprint(self.model), len(prompts)))
-        return [
+        requests = [
             self._request(str(i), list(prompt["prompt_token_ids"]), sampling_params)
             for i, prompt in enumerate(prompts)
         ]
+        for request, controller in zip(requests, controllers or (), strict=False):
+            for path in list(request.outputs):
+                count = None if controller is None else controller.finished(path.index, path.text)
+                if count is not None:
+                    del request.outputs[count:]
+                    break
+        return requests
 
     def _request(self, name: str, prompt: list[int], params: SamplingParams) -> RequestOutput:
         text = self.tokenizer.decode(prompt)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -215,3 +217,27 @@ def test_a_controller_decides_by_path_order_alone(
     assert at == controller.stop.at
     assert controller.keys == keys[:at]
     assert controller.finished(at, "The answer is 7.") == at  # late paths change nothing
+
+
+@pytest.mark.parametrize("level", ["easy", "medium", "hard"])
+def test_on_recorded_paths_exact_changes_no_winner_and_beta_hardly_any(level: str) -> None:
+    """120 questions with 40 paths of the bundled model each."""
+    folder = Path(__file__).resolve().parents[2] / "benchmarks" / "vote" / "data"
+    stored = json.loads((folder / f"keys_{level}.json").read_text(encoding="utf-8"))
+    questions = [
+        [None if path < 0 else each["answers"][path] for path in each["paths"]]
+        for each in stored["questions"]
+    ]
+    assert len(questions) >= 100
+    assert {len(keys) for keys in questions} == {40}
+    saved, changed = dict.fromkeys(("exact", "beta:0.95"), 0), 0
+    for keys in questions:
+        for rule in saved:
+            stop = decide(rule, keys)
+            assert stop is not None
+            saved[rule] += len(keys) - stop.at
+            same = majority(keys[: stop.at]).winner == majority(keys).winner
+            assert same or rule != "exact"
+            changed += not same
+    assert 0 < saved["exact"] < saved["beta:0.95"]
+    assert changed <= 0.1 * len(questions)
