@@ -58,11 +58,11 @@ void bind_ops(py::module_& m) {
         fastsi::segment_attention(q, k_cache, v_cache, plan, options, out, lse, threads);
       },
       Release());
-  py::class_<LinearWeights>(m, "LinearWeights").def(py::init([](V data, std::int64_t n, bool pair) {
-    return LinearWeights{data, n, pair};
-  }));
-  m.def("linear_panel_width", &fastsi::linear_panel_width);
-  m.def("linear_panels", &fastsi::linear_panels);
+  py::class_<LinearWeights>(m, "LinearWeights")
+      .def(py::init([](V data, std::int64_t n, std::int64_t k, bool pair) {
+        return LinearWeights{data, n, k, pair};
+      }));
+  m.def("linear_packed_shape", &fastsi::linear_packed_shape);
   m.def("linear_pack", &fastsi::linear_pack, Release());
   m.def("linear_unpack", &fastsi::linear_unpack, Release());
   m.def(

@@ -13,11 +13,12 @@ namespace FASTSI_ISA {
 
 inline constexpr int kTileRows = 16, kTileRowBytes = 64, kTileBytes = kTileRows * kTileRowBytes;
 
-// All eight tiles at full size for the life of this object, on this thread. A kernel that uses
+// All eight tiles for the life of this object, on this thread. A kernel that uses
 // tiles holds one for its whole work item, so two kernels never see each other's configuration.
 class TileScope {
  public:
-  TileScope() {
+  // At full size; or tiles 0 to 5 with `rows` rows, for few rows of sums and of their left factors.
+  explicit TileScope(int rows = kTileRows) {
     struct alignas(64) Config {
       std::uint8_t palette, start_row, reserved[14];
       std::uint16_t row_bytes[16];
@@ -26,7 +27,7 @@ class TileScope {
     config.palette = 1;
     for (int i = 0; i < 8; ++i) {
       config.row_bytes[i] = kTileRowBytes;
-      config.rows[i] = kTileRows;
+      config.rows[i] = static_cast<std::uint8_t>(i < 6 ? rows : kTileRows);
     }
     _tile_loadconfig(&config);
   }

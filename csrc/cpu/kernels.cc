@@ -5,11 +5,11 @@
 namespace fastsi {
 
 const Kernels& kernels() {
-#define FASTSI_TABLE(isa)                                                                      \
-  {                                                                                            \
-    isa::attention_scratch, isa::attention, isa::linear_fp32_layout, isa::linear_fp32_scratch, \
-        isa::linear_fp32, isa::merge, isa::sample_scratch, isa::sample, isa::norm, isa::rope,  \
-        isa::act                                                                               \
+#define FASTSI_TABLE(isa)                                                                         \
+  {                                                                                               \
+    isa::attention_scratch, isa::attention, isa::linear_fp32_layout, isa::linear_fp32_scratch,    \
+        isa::linear_fp32_prepare, isa::linear_fp32, isa::merge, isa::sample_scratch, isa::sample, \
+        isa::norm, isa::rope, isa::act                                                            \
   }
   static constexpr Kernels table[] = {
       FASTSI_TABLE(portable),

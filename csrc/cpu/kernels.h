@@ -47,17 +47,22 @@ struct LinearTask {
   const float *bias, *residual;  // null: none
   float* out;
   std::int64_t x_stride, residual_stride, out_stride;
+  std::int64_t panel_stride;  // floats
   std::int64_t k, n;
   Activation activation;
   bool pair;
 };
 struct LinearBlock {
   std::int64_t row_first, row_last, panel_first, panel_last;
+  std::int64_t panels;  // for which the scratch was laid out, at least panel_last - panel_first
 };
 struct LinearLayout {
-  std::int64_t width;  // columns of a panel
-  std::int64_t lanes;  // of a vector: the grain at which a pair's halves alternate
-  std::int64_t rows;   // of a register block
+  std::int64_t width;      // columns of a panel
+  std::int64_t lanes;      // of a vector: the grain at which a pair's halves alternate
+  std::int64_t depth;      // the grain to which k is filled up with zeros
+  std::int64_t rows;       // of a register block
+  std::int64_t row_bytes;  // that an item reads of each row, per k
+  std::int64_t pass;       // k per pass over the rows of an item
 };
 
 // Draw of one row.
@@ -111,19 +116,21 @@ struct ActTask {
   Activation activation;
 };
 
-#define FASTSI_DECLARE_KERNELS(isa)                                                      \
-  namespace isa {                                                                        \
-  std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows);           \
-  void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch); \
-  LinearLayout linear_fp32_layout();                                                     \
-  std::size_t linear_fp32_scratch(const LinearTask& task, const LinearBlock& block);     \
-  void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch);     \
-  void merge(const MergeTask& task, std::int64_t row);                                   \
-  std::size_t sample_scratch(const SampleTask& task);                                    \
-  SampleResult sample(const SampleTask& task, void* scratch);                            \
-  void norm(const NormTask& task, std::int64_t row);                                     \
-  void rope(const RopeTask& task, std::int64_t row, void* scratch);                      \
-  void act(const ActTask& task, std::int64_t row);                                       \
+#define FASTSI_DECLARE_KERNELS(isa)                                                                \
+  namespace isa {                                                                                  \
+  std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows);                     \
+  void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch);           \
+  LinearLayout linear_fp32_layout();                                                               \
+  std::size_t linear_fp32_scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels); \
+  void linear_fp32_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,            \
+                           std::int64_t panels, void* scratch);                                    \
+  void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch);               \
+  void merge(const MergeTask& task, std::int64_t row);                                             \
+  std::size_t sample_scratch(const SampleTask& task);                                              \
+  SampleResult sample(const SampleTask& task, void* scratch);                                      \
+  void norm(const NormTask& task, std::int64_t row);                                               \
+  void rope(const RopeTask& task, std::int64_t row, void* scratch);                                \
+  void act(const ActTask& task, std::int64_t row);                                                 \
   }
 FASTSI_DECLARE_KERNELS(portable)
 FASTSI_DECLARE_KERNELS(avx2)
@@ -136,6 +143,7 @@ struct Kernels {
   decltype(&portable::attention) attention;
   decltype(&portable::linear_fp32_layout) linear_fp32_layout;
   decltype(&portable::linear_fp32_scratch) linear_fp32_scratch;
+  decltype(&portable::linear_fp32_prepare) linear_fp32_prepare;
   decltype(&portable::linear_fp32) linear_fp32;
   decltype(&portable::merge) merge;
   decltype(&portable::sample_scratch) sample_scratch;

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <atomic>
 
 #include "fastsi/isa.h"
 #include "fastsi/parallel.h"
@@ -7,9 +9,19 @@
 namespace fastsi {
 namespace {
 
-constexpr double kSerialWork = 4e5;      // multiply-adds below which waking threads costs more
-constexpr std::int64_t kMostRows = 256;  // rows of a work item: their input stays in cache
-constexpr double kEnoughBalance = 0.95;  // share of the threads' time that items should fill
+constexpr double kSerialWork = 4e5;           // multiply-adds below which waking threads costs more
+constexpr std::int64_t kMostRows = 256;       // rows of a work item
+constexpr std::int64_t kMostPanels = 16;      // of a work item: their sums stay in cache
+constexpr std::int64_t kMostBytes = 5 << 18;  // of rows that an item reads again and again
+constexpr double kEnoughBalance = 0.95;       // share of the threads' time that items should fill
+
+// What a thread's scratch holds: the rows from `row` of one call, prepared. Calls are numbered, so
+// that scratch which another call or op has written to is never taken for this one's.
+std::atomic<std::uint64_t> calls{0};
+thread_local struct {
+  std::uint64_t call = 0;
+  std::int64_t row = 0;
+} prepared;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -41,6 +53,7 @@ LinearLayout check_packed(const LinearWeights& packed) {
                " output features", packed.pair ? ", a pair must have an even number" : "");
   require_size("weights", data, 0,
                ceil_div(packed_columns(layout, packed.n, packed.pair), layout.width));
+  require_size("weights", data, 1, ceil_div(packed.k, layout.depth) * layout.depth);
   return layout;
 }
 
@@ -48,7 +61,7 @@ void check_plain(const TensorView& weight, const LinearWeights& packed, std::int
   require_dims("weight", weight, 2);
   require_dtype("weight", weight, DType::f32);
   require_contiguous("weight", weight);
-  require_size("weight", weight, 1, packed.data.shape[1]);
+  require_size("weight", weight, 1, packed.k);
   FASTSI_CHECK(first >= 0 && first + weight.shape[0] <= packed.n, "weight: features ", first,
                " to ", first + weight.shape[0], " of ", packed.n);
 }
@@ -60,13 +73,13 @@ void for_each_weight(const TensorView& weight, const LinearWeights& packed, std:
                      int threads, Visit visit) {
   const LinearLayout layout = check_packed(packed);
   check_plain(weight, packed, first);
-  const std::int64_t depth = weight.shape[1], last = first + weight.shape[0];
+  const std::int64_t depth = packed.k, last = first + weight.shape[0];
   auto* plain = static_cast<float*>(weight.data);
   auto* panels = static_cast<float*>(packed.data.data);
   if (static_cast<double>(weight.numel()) < kSerialElements) threads = 1;
   parallel_for(packed.data.shape[0], threads, [&](std::int64_t p) {
     constexpr std::int64_t kStep = 16;  // one cache line of every feature at a time
-    float* panel = panels + p * depth * layout.width;
+    float* panel = panels + p * packed.data.shape[1] * layout.width;
     for (std::int64_t begin = 0; begin < depth; begin += kStep) {
       const std::int64_t end = std::min(depth, begin + kStep);
       for (std::int64_t c = 0; c < layout.width; ++c) {
@@ -79,17 +92,39 @@ void for_each_weight(const TensorView& weight, const LinearWeights& packed, std:
   });
 }
 
-// Rows per work item of one panel each. Any value gives the same bits; fewer rows read the panel
-// again, more may leave a thread idle.
-std::int64_t rows_per_item(std::int64_t rows, std::int64_t panels, const LinearLayout& layout,
-                           int threads) {
-  std::int64_t chunk = ceil_div(rows, ceil_div(rows, kMostRows));
-  const auto balance = [&] {
-    const std::int64_t items = ceil_div(rows, chunk) * panels;
-    return static_cast<double>(items) / static_cast<double>(ceil_div(items, threads) * threads);
-  };
-  while (chunk >= 4 * layout.rows && balance() < kEnoughBalance) chunk = ceil_div(chunk, 2);
-  return ceil_div(chunk, layout.rows) * layout.rows;
+// A work item is `rows` rows times `panels` panels. Any split gives the same bits.
+struct Items {
+  std::int64_t rows, panels;
+  std::int64_t chunks, groups;  // how many of each
+};
+
+// Rows are cut where an item would keep more of them than the cache holds, and where threads would
+// idle; panels so that each thread has a few items, or one where that balances best.
+Items cut(std::int64_t rows, const LinearTask& task, std::int64_t panels,
+          const LinearLayout& layout, int threads) {
+  const std::int64_t row_bytes =
+      layout.row_bytes * std::clamp<std::int64_t>(task.k, 1, layout.pass);
+  const std::int64_t fit = kMostBytes / row_bytes / layout.rows * layout.rows;
+  const std::int64_t most = std::clamp(fit, layout.rows, kMostRows);
+  Items best{};
+  double best_balance = 0;
+  for (std::int64_t chunk = ceil_div(rows, ceil_div(rows, most));; chunk = ceil_div(chunk, 2)) {
+    const std::int64_t grain = std::min(rows, ceil_div(chunk, layout.rows) * layout.rows);
+    for (std::int64_t each : {4, 3, 2, 1}) {
+      Items items{grain, ceil_div(panels, threads * each), ceil_div(rows, grain), 0};
+      if (threads == 1) items.panels = panels;
+      items.panels = std::min(items.panels, kMostPanels);
+      items.groups = ceil_div(panels, items.panels);
+      const std::int64_t waves = ceil_div(items.chunks * items.groups, threads);
+      const double balance = static_cast<double>(rows * panels) /
+                             static_cast<double>(waves * threads * items.rows * items.panels);
+      if (balance > best_balance + 0.01) {
+        best_balance = balance;
+        best = items;
+      }
+    }
+    if (best_balance > kEnoughBalance || chunk < 2 * layout.rows) return best;
+  }
 }
 
 }  // namespace
@@ -126,11 +161,10 @@ void check_linear_call(const TensorView& x, std::int64_t k, std::int64_t n, bool
   }
 }
 
-std::int64_t linear_panel_width() { return kernels().linear_fp32_layout().width; }
-
-std::int64_t linear_panels(std::int64_t n, bool pair) {
+std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair) {
   const LinearLayout layout = kernels().linear_fp32_layout();
-  return ceil_div(packed_columns(layout, n, pair), layout.width);
+  return {ceil_div(packed_columns(layout, n, pair), layout.width),
+          ceil_div(k, layout.depth) * layout.depth, layout.width};
 }
 
 void linear_pack(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
@@ -146,7 +180,7 @@ void linear_unpack(const LinearWeights& packed, std::int64_t first, const Tensor
 void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilogue& after,
             const TensorView& out, int threads) {
   const LinearLayout layout = check_packed(packed);
-  check_linear_call(x, packed.data.shape[1], packed.n, packed.pair, after, out);
+  check_linear_call(x, packed.k, packed.n, packed.pair, after, out);
   const std::int64_t rows = out.shape[0], depth = x.shape[1], panels = packed.data.shape[0];
   if (rows == 0 || panels == 0) return;
   const auto floats = [](const TensorView* view) {
@@ -163,17 +197,28 @@ void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilog
                         x.stride[0],
                         after.residual == nullptr ? 0 : after.residual->stride[0],
                         out.stride[0],
+                        packed.data.shape[1] * packed.data.shape[2],
                         depth,
                         packed.n,
                         after.activation,
                         packed.pair};
   if (static_cast<double>(rows) * static_cast<double>(depth * packed.n) < kSerialWork) threads = 1;
-  const std::int64_t chunk = rows_per_item(rows, panels, layout, threads);
+  const Items items = cut(rows, task, panels, layout, threads);
   const Kernels& kernel = kernels();
-  parallel_for(ceil_div(rows, chunk) * panels, threads, [&](std::int64_t item) {
-    const std::int64_t first = item / panels * chunk, panel = item % panels;
-    const LinearBlock block{first, std::min(rows, first + chunk), panel, panel + 1};
-    kernel.linear_fp32(task, block, thread_scratch(kernel.linear_fp32_scratch(task, block)));
+  const std::size_t bytes = kernel.linear_fp32_scratch(task, items.rows, items.panels);
+  const std::uint64_t call = ++calls;
+  parallel_for(items.chunks * items.groups, threads, [&](std::int64_t item) {
+    const std::int64_t row = item / items.groups * items.rows;
+    const std::int64_t panel = item % items.groups * items.panels;
+    const LinearBlock block{row, std::min(rows, row + items.rows), panel,
+                            std::min(panels, panel + items.panels), items.panels};
+    const std::int64_t count = block.row_last - block.row_first;
+    void* scratch = thread_scratch(bytes);
+    if (prepared.call != call || prepared.row != row) {
+      kernel.linear_fp32_prepare(task, row, count, items.panels, scratch);
+      prepared = {call, row};
+    }
+    kernel.linear_fp32(task, block, scratch);
   });
 }
 

@@ -1,5 +1,6 @@
-// What follows the sums of a linear layer: bias, activation (or the product of a gated pair), and
-// the residual. Included by kernels alone, once per instruction set, after simd.h.
+// What the kernels of linear layers share: where a row lies, and what follows its sums: bias,
+// activation (or the product of a gated pair), and the residual. Included by kernels alone, once
+// per instruction set, after simd.h.
 #pragma once
 
 #include "kernels.h"
@@ -64,6 +65,10 @@ FASTSI_INLINE vf activate(Activation activation, vf x) {
       return 0.5f * x * (1.0f + tanh(0.79788456f * fma(0.044715f * x * x, x, x)));
   }
   return x;
+}
+
+FASTSI_INLINE const float* row_of(const LinearTask& task, std::int64_t row) {
+  return task.x + (task.row_index == nullptr ? row : task.row_index[row]) * task.x_stride;
 }
 
 // Bias of the next vector of columns; zeros beyond the last and where there is none.

@@ -12,7 +12,7 @@ namespace {
 // Sums, one vector of weights per column group and a broadcast fit the register file: 32 of
 // AVX-512, 16 elsewhere.
 #if defined(__AVX512F__)
-constexpr int kVectors = 4, kRows = 6;
+constexpr int kVectors = 2, kRows = 12;
 #elif defined(__AVX2__)
 constexpr int kVectors = 2, kRows = 6;
 #else
@@ -20,6 +20,8 @@ constexpr int kVectors = 2, kRows = 4;
 #endif
 constexpr int W = kLanes<float>;
 constexpr int kWidth = kVectors * W;
+// AVX-512 shares its layout with AMX, which multiplies 32 k at once.
+constexpr int kDepthGrain = kWidth == 32 ? 32 : 1;
 constexpr std::int64_t kChain = 64;
 // k per pass over the rows, whole chains: a panel's part stays in the second-level cache.
 constexpr std::int64_t kDepth = 16 * kChain;
@@ -52,47 +54,50 @@ void multiply(const float* const* x, const float* panel, std::int64_t depth, boo
 
 // One table entry per row count, so that the last rows take no other order of additions.
 using Multiply = void (*)(const float* const*, const float*, std::int64_t, bool, float*);
-constexpr Multiply kMultiply[] = {nullptr,     multiply<1>, multiply<2>, multiply<3>, multiply<4>,
+constexpr Multiply kMultiply[] = {
+    nullptr,     multiply<1>, multiply<2>, multiply<3>,  multiply<4>,
 #if defined(__AVX2__)
-                                  multiply<5>, multiply<6>
+    multiply<5>, multiply<6>,
+#endif
+#if defined(__AVX512F__)
+    multiply<7>, multiply<8>, multiply<9>, multiply<10>, multiply<11>, multiply<12>,
 #endif
 };
 
-const float* row_of(const LinearTask& task, std::int64_t row) {
-  const std::int64_t source = task.row_index == nullptr ? row : task.row_index[row];
-  return task.x + source * task.x_stride;
-}
-
 }  // namespace
 
-LinearLayout linear_fp32_layout() { return {kWidth, W, kRows}; }
+LinearLayout linear_fp32_layout() { return {kWidth, W, kDepthGrain, kRows, sizeof(float), kDepth}; }
 
-std::size_t linear_fp32_scratch(const LinearTask&, const LinearBlock& block) {
-  return static_cast<std::size_t>((block.row_last - block.row_first) * kWidth) * sizeof(float);
+// Sums [panel][row]; of one panel where all of k is one pass.
+std::size_t linear_fp32_scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels) {
+  const std::int64_t kept = task.k <= kDepth ? 1 : panels;
+  return static_cast<std::size_t>(kept * rows * kWidth) * sizeof(float);
 }
 
+// Rows are read where they lie.
+void linear_fp32_prepare(const LinearTask&, std::int64_t, std::int64_t, std::int64_t, void*) {}
+
 void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch) {
-  auto* sums = static_cast<float*>(scratch);
-  for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
-    const float* panel = static_cast<const float*>(task.weights) + p * task.k * kWidth;
-    std::int64_t begin = 0;
-    do {  // once more than never, so that k = 0 gives zeros
-      const std::int64_t depth = task.k - begin < kDepth ? task.k - begin : kDepth;
-      const bool last = begin + depth >= task.k;
-      for (std::int64_t row = block.row_first; row < block.row_last; row += kRows) {
-        const std::int64_t left = block.row_last - row;
-        const int rows = left < kRows ? static_cast<int>(left) : kRows;
+  const std::int64_t rows = block.row_last - block.row_first;
+  std::int64_t begin = 0;
+  do {  // once where k is 0, so that the outputs are set
+    const std::int64_t left = task.k - begin, depth = left < kDepth ? left : kDepth;
+    for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
+      const float* panel = task.weights + p * task.panel_stride + begin * kWidth;
+      const std::int64_t kept = task.k <= kDepth ? 0 : p - block.panel_first;
+      for (std::int64_t r = 0; r < rows; r += kRows) {
+        const int count = rows - r < kRows ? static_cast<int>(rows - r) : kRows;
         const float* x[kRows];
-        for (int r = 0; r < rows; ++r) x[r] = row_of(task, row + r) + begin;
-        float* at = sums + (row - block.row_first) * kWidth;
-        kMultiply[rows](x, panel + begin * kWidth, depth, begin == 0, at);
-        for (int r = 0; last && r < rows; ++r) {
-          finish_row(task, at + r * kWidth, row + r, p * kWidth, kWidth);
-        }
+        for (int i = 0; i < count; ++i) x[i] = row_of(task, block.row_first + r + i) + begin;
+        float* sums = static_cast<float*>(scratch) + (kept * rows + r) * kWidth;
+        kMultiply[count](x, panel, depth, begin == 0, sums);
+        if (depth < left) continue;
+        for (int i = 0; i < count; ++i)
+          finish_row(task, sums + i * kWidth, block.row_first + r + i, p * kWidth, kWidth);
       }
-      begin += depth;
-    } while (begin < task.k);
-  }
+    }
+    begin += depth;
+  } while (begin < task.k);
 }
 
 }  // namespace FASTSI_ISA

@@ -3,6 +3,7 @@
 // and gives each row bits that depend neither on the other rows nor on the number of threads.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -86,12 +87,12 @@ struct SampledTokens {
 };
 
 // Weights of a linear layer in panels of columns, as the kernels of one instruction set read them:
-// data [linear_panels(n, pair), k, linear_panel_width()], float32, zeros where a column is padding.
-// n counts the output features of all weights laid side by side; a pair's second half multiplies
-// the activated first half.
+// data as linear_packed_shape says, [panels, k filled up, width], float32, zeros where it is
+// padding. n counts the output features of all weights laid side by side; a pair's second half
+// multiplies the activated first half.
 struct LinearWeights {
   TensorView data;
-  std::int64_t n = 0;
+  std::int64_t n = 0, k = 0;
   bool pair = false;
 };
 
@@ -106,8 +107,7 @@ struct LinearEpilogue {
 };
 
 // Of the instruction set in force.
-std::int64_t linear_panel_width();
-std::int64_t linear_panels(std::int64_t n, bool pair);
+std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair);
 
 // Copies weight [features, k] to or from the features [first, first + features) of `packed`.
 void linear_pack(const TensorView& weight, const LinearWeights& packed, std::int64_t first,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class PackedWeight:
     pair: bool
     """Two equal weights (gate, up): `linear` gives activation(gate) * up, n / 2 features."""
     layout: str
-    """"panelW": panels of W columns, [ceil(n / W), k, W]; "int8_panel16": as in
+    """"panelW": panels of W columns, [panels, k, W]; "int8_panel16": as in
     csrc/cpu/linear_int8.h, for every instruction set; "rows", without the extension: [n, k], in
     mode "int8" with k filled up to 64."""
     data: torch.Tensor
@@ -155,15 +156,15 @@ def _pack_fp32(weights: Sequence[torch.Tensor], pair: bool) -> PackedWeight:
 
     core = _ext.core()
     fields = common(weights, "fp32", pair)
-    width = core.linear_panel_width()
-    shape = (core.linear_panels(fields["n"], pair), fields["k"], width)
-    data = aligned(4 * shape[0] * shape[1] * shape[2])
-    handle = core.LinearWeights(view(data.view(torch.float32).view(shape)), fields["n"], pair)
+    n, k = fields["n"], fields["k"]
+    shape = core.linear_packed_shape(n, k, pair)
+    data = aligned(4 * math.prod(shape))
+    handle = core.LinearWeights(view(data.view(torch.float32).view(shape)), n, k, pair)
     first = 0
     for weight in weights:
         core.linear_pack(view(weight), handle, first, torch.get_num_threads())
         first += weight.shape[0]
-    return PackedWeight(**fields, layout=f"panel{width}", data=data, handle=handle)
+    return PackedWeight(**fields, layout=f"panel{shape[2]}", data=data, handle=handle)
 
 
 def _pack_int8(weights: Sequence[torch.Tensor], pair: bool) -> PackedWeight:
