@@ -13,7 +13,7 @@ constexpr double kSerialWork = 6e6;       // of (rows + kRowsOfWeights) * weight
 constexpr double kRowsOfWeights = 64;     // reading the weights takes as long as so many rows
 constexpr std::int64_t kMostBlocks = 32;  // of a work item: its quantised rows stay in cache
 constexpr std::int64_t kItemsPerThread = 4;
-constexpr double kStreamBytes = 8 << 20;    // of output: no cache near the core holds as much
+constexpr double kStreamBytes = 8 << 20;     // of output: no cache near the core holds as much
 constexpr std::int64_t kMostDepth = 131072;  // 127 * 127 * depth fits 32 bits
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
