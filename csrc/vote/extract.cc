@@ -85,7 +85,7 @@ std::size_t hash_end(std::string_view text, std::size_t at) {
     const char c = text[at];
     if (c == '\n' || (c == '#' && char_at(text, at + 1) == '#')) return at;
     if (c != '<') continue;
-    for (const std::string_view token : {"|", u8"\uff5c", "/s>", "eos>", "end"}) {
+    for (const std::string_view token : {"|", u8"\uff5c", "/", "eos>", "end"}) {
       if (starts_at(text, at + 1, token)) return at;
     }
   }

@@ -1,5 +1,6 @@
 // Twin of fastsi/vote/phrases.py.
 #include <algorithm>
+#include <utility>
 
 #include "rules.h"
 #include "text.h"
@@ -60,17 +61,35 @@ std::size_t after_option_word(std::string_view text, std::size_t at) {
   return word == at ? kNone : after_word(text, word, kWords);
 }
 
-// Position after the verb, colon or equals sign that ends a mark and begins at `at` > 0.
+// Position after an adverb between verb and answer, `at` where there is none.
+std::size_t skip_adverb(std::string_view text, std::size_t at) {
+  static constexpr std::string_view kWords[] = {
+      "therefore", "thus",   "hence",    "then",    "so",  "still", "simply",
+      "just",      "indeed", "actually", "clearly", "now", "also"};
+  const std::size_t comma = skip_blanks(text, at, kMaxBlanks);
+  const std::size_t begin = char_at(text, comma) == ',' ? comma + 1 : at;
+  const std::size_t word = skip_blanks(text, begin, kMaxBlanks);
+  const std::size_t end = word == begin ? kNone : after_word(text, word, kWords);
+  return end == kNone ? at : end;
+}
+
+// Position after the verb, sign or arrow that ends a mark and begins at `at` > 0. After the word
+// "answer" more links are known, and "option" may follow.
 std::size_t after_link(std::string_view text, std::size_t at, bool of_answer) {
   at = skip_glue(text, at);
   const char c = char_at(text, at);
-  if (c == ':' || (c == '=' && of_answer)) return at + 1;
-  if (starts_at(text, at, kWideColon)) return at + kWideColon.size();
+  std::size_t sign = 0;
+  if (c == ':' || (c == '=' && of_answer)) sign = 1;
+  if (starts_at(text, at, kWideColon)) sign = kWideColon.size();
+  if (sign != 0) return at + sign + (of_answer && char_at(text, at + sign) == '>');
+  if (of_answer && starts_at(text, at, "->")) return at + 2;
+  if (of_answer && starts_at(text, at, u8"\u2192")) return at + 3;
   if (!is_alpha(c) || is_alpha(text[at - 1])) return kNone;
   const std::size_t verb = after_verb(text, at);
   if (verb == kNone || !of_answer) return verb;
-  const std::size_t option = after_option_word(text, verb);
-  return option == kNone ? verb : option;
+  const std::size_t adverb = skip_adverb(text, verb);
+  const std::size_t option = after_option_word(text, adverb);
+  return option == kNone ? adverb : option;
 }
 
 // Position after the word, comma or bracket that leads over to what the answer is about, or kNone.
@@ -156,7 +175,7 @@ std::size_t clause_end(std::string_view text, std::size_t at) {
     case '!':
     case '?': {
       std::size_t next = at + 1;
-      while (next < text.size() && std::strchr("\"')*]", text[next]) != nullptr) ++next;
+      while (next < text.size() && std::string_view("\"')*]").find(text[next]) != kNone) ++next;
       if (next >= text.size() || space_at(text, next) != 0 || text[next] == '<' ||
           starts_at(text, next, "##")) {
         return 1;
@@ -168,7 +187,7 @@ std::size_t clause_end(std::string_view text, std::size_t at) {
     }
     case '<':
       return starts_at(text, at + 1, "|") || starts_at(text, at + 1, "\xEF\xBD\x9C") ||
-             starts_at(text, at + 1, "/s>") || starts_at(text, at + 1, "eos>") ||
+             starts_at(text, at + 1, "/") || starts_at(text, at + 1, "eos>") ||
              starts_at(text, at + 1, "end");
     case '#':
       return char_at(text, at + 1) == '#' ? 2 : 0;
@@ -292,48 +311,55 @@ Status foreign_key(std::string_view clause, std::string* key) {
   return status == Status::key && is_text(*key) ? Status::none : status;
 }
 
-// Key of what is announced at `mark`; none where that says nothing.
-Status key_at(std::string_view text, std::size_t mark, bool foreign, std::string* key) {
-  const auto [clause, same_line] = clause_at(text, mark);
-  if (clause.empty() || denies(clause)) return Status::none;
-  Status status = foreign ? foreign_key(clause, key) : Status::none;
-  if (status == Status::none) status = key_of_answer(clause, key);
-  if (status != Status::key || !is_text(*key)) return status;
-  const auto blanks = static_cast<std::size_t>(std::count(clause.begin(), clause.end(), ' '));
-  return same_line && blanks < kMaxProse ? status : Status::none;
+// Whether a clause is words alone and begins with a small letter.
+bool is_lower_prose(std::string_view clause) {
+  return clause[0] >= 'a' && clause[0] <= 'z' && clause.find_first_of("0123456789\\=+^/") == kNone;
 }
 
-Status after_marks(std::string_view text, const LastMarks& marks, bool foreign, std::string* key) {
-  Status status = Status::none;
-  for (std::size_t i = 0; i < marks.size() && status == Status::none; ++i) {
-    status = key_at(text, marks.from_last(i), foreign, key);
+// Key of the first announcement, from the last mark back, that says something. `end_of` gives a
+// mark's end, kNone where it turns out to be none. Prose that begins with a small letter gives way
+// to the number, choice or the like of another mark.
+template <class EndOf>
+Status first_said(std::string_view text, const LastMarks& marks, EndOf end_of, bool foreign,
+                  std::string* key) {
+  std::string prose;
+  for (std::size_t i = 0; i < marks.size(); ++i) {
+    const std::size_t end = end_of(marks.from_last(i));
+    if (end == kNone) continue;
+    const auto [clause, same_line] = clause_at(text, end);
+    if (clause.empty() || denies(clause)) continue;
+    Status status = foreign ? foreign_key(clause, key) : Status::none;
+    if (status == Status::none) status = key_of_answer(clause, key);
+    if (status == Status::none) continue;
+    if (status == Status::host || !is_text(*key)) return status;
+    const auto blanks = static_cast<std::size_t>(std::count(clause.begin(), clause.end(), ' '));
+    if (!prose.empty() || !same_line || blanks >= kMaxProse) continue;
+    prose = *key;
+    if (!is_lower_prose(clause)) break;
   }
-  return status;
-}
-
-Status after_answer_words(std::string_view text, std::string* key) {
-  LastMarks words;
-  answer_words(text, &words);
-  Status status = Status::none;
-  for (std::size_t i = 0; i < words.size() && status == Status::none; ++i) {
-    const std::size_t mark = after_answer(text, words.from_last(i));
-    if (mark != kNone) status = key_at(text, mark, false, key);
-  }
-  return status;
+  if (prose.empty()) return Status::none;
+  *key = std::move(prose);
+  return Status::key;
 }
 
 }  // namespace
 
 Status announced(std::string_view text, std::string* key) {
-  Status status = after_answer_words(text, key);
+  const auto itself = [](std::size_t end) { return end; };
+  LastMarks words;
+  answer_words(text, &words);
+  const auto after = [&](std::size_t word) { return after_answer(text, word); };
+  Status status = first_said(text, words, after, false, key);
   if (status != Status::none) return status;
   LastMarks options;
   option_marks(text, &options);
-  status = after_marks(text, options, false, key);
+  status = first_said(text, options, itself, false, key);
+  if (status != Status::none) return status;
+  status = reversed_announced(text, key);
   if (status != Status::none) return status;
   LastMarks foreign;
   foreign_marks(text, &foreign);
-  return after_marks(text, foreign, true, key);
+  return first_said(text, foreign, itself, true, key);
 }
 
 }  // namespace fastsi::vote

@@ -29,6 +29,7 @@ class LastMarks {
 
 Status boxed(std::string_view text, std::string* key);
 Status announced(std::string_view text, std::string* key);
+Status reversed_announced(std::string_view text, std::string* key);
 
 // Words of fastsi/vote/marks.py.
 bool denies(std::string_view clause);

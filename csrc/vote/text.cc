@@ -50,11 +50,7 @@ std::string_view strip_left(std::string_view text) {
 
 std::string_view strip(std::string_view text) {
   text = strip_left(text);
-  while (space_before(text, text.size())) {
-    std::size_t bytes = 1;
-    while (space_at(text, text.size() - bytes) != bytes) ++bytes;
-    text.remove_suffix(bytes);
-  }
+  while (space_before(text, text.size())) text.remove_suffix(bytes_before(text, text.size()));
   return text;
 }
 

@@ -54,6 +54,13 @@ inline std::size_t char_bytes(std::string_view text, std::size_t at) {
   return lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
 }
 
+// Bytes of the character that ends before `at` > 0.
+inline std::size_t bytes_before(std::string_view text, std::size_t at) {
+  std::size_t bytes = 1;
+  while (bytes < at && (static_cast<unsigned char>(text[at - bytes]) & 0xC0) == 0x80) ++bytes;
+  return bytes;
+}
+
 // Bytes of the blank at `at`, 0 where there is none: ASCII blanks of a line, U+00A0, U+202F,
 // U+3000.
 inline std::size_t blank_at(std::string_view text, std::size_t at) {

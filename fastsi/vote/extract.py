@@ -11,11 +11,14 @@ r"""Finds the answer in a response. The rules, in order:
    its line, the next ``##`` or a special token, is a number, choice, yes/no, tuple, ...: a
    Markdown heading, which has the same sign, is prose.
 6. ``phrase``: the last ``answer is X``, ``answer: X``, ``Final Answer`` heading, else ``the correct
-   option is X``, else such a mark in another language (`phrases` has the marks). X ends with its
+   option is X``, else ``X is the answer``, else such a mark in another language (`phrases` has the
+   marks). X ends with its
    clause: at a line end, at ``.``, ``!`` or ``?`` before a blank, or at a special token, but not
    inside a formula. A mark announces nothing, and the one before it counts, where X denies (``not
    5``, ``unknown``), begins to reason (``Let's``), remarks (``correct``, ``an integer``), is prose
-   of more than 10 words or starts as prose on the next line. At most 400 characters of X are read.
+   of more than 10 words or starts as prose on the next line. Prose that begins with a small letter
+   counts only where no mark before it announces a number, a choice or the like. At most 400
+   characters of X are read.
 7. ``bare``: a response of one short line that is nothing but a number with its unit, a choice,
    yes/no, a tuple, ...; or a last line that is nothing but a choice in brackets or yes/no.
 8. ``last_number``, only on request: the last number of the text.
@@ -180,7 +183,7 @@ def _boxed(text: str) -> str | None:
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE | re.ASCII)
 _HASH_ANSWER = re.compile(r"(?:the )?(?:final )?answer(?: is)?:? *", re.IGNORECASE | re.ASCII)
-_HASH_END = re.compile(r"\n|<[|\uff5c]|</s>|<eos>|<end|##")
+_HASH_END = re.compile(r"\n|<[|\uff5c/]|<eos>|<end|##")
 
 
 def _tag(text: str) -> str | None:

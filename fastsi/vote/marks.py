@@ -7,6 +7,9 @@ import string
 
 BLANKS = " \t\r\u00a0\u202f\u3000"
 """Blanks within a line: ASCII, no-break, and that of Chinese and Japanese."""
+MAX_MARKS = 64
+"""How many marks of a sort, from the last one back, are looked at: bounds the work on repetitive
+text."""
 SPACES = BLANKS + "\n\v\f"
 """Blanks and line ends."""
 
@@ -14,10 +17,10 @@ _TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 # An announcement that begins with one of these words announces nothing ...
 _DENIALS = (
-    "not", "unknown", "unclear", "unsure", "undetermined", "uncertain", "n/a", "none given",
-    "still", "let", "lets", "first", "we", "i think", "i do not", "i don't", "i don\u2019t",
-    "i am not", "i'm not", "i\u2019m not", "to find", "to solve", "to get", "step", "found",
-    "obtained", "given by", "computed", "calculated", "determined", "derived", "as follows",
+    "not", "unknown", "unclear", "unsure", "undetermined", "uncertain", "n/a", "none given", "let",
+    "lets", "first", "we", "i think", "i do not", "i don't", "i don\u2019t", "i am not", "i'm not",
+    "i\u2019m not", "to find", "to solve", "to get", "to be", "step", "found", "obtained",
+    "given by", "computed", "calculated", "determined", "derived", "based on", "as follows",
     "below", "above", "cannot", "impossible", "of the form", "in the form", "in terms", "yet",
     "either not", "an integer", "a whole number", "a positive integer", "a prime number",
 )  # fmt: skip

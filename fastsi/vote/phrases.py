@@ -4,9 +4,10 @@ A mark is, in any case of its ASCII letters, one of
 
 - ``answer`` or ``answers``, at most 80 characters about what (after ``,``, ``(`` or a word such as
   ``to`` or ``of``; they hold no line end, colon, equals sign or full stop), then a verb (``is``,
-  ``should be``, ``comes to``, ...; then perhaps ``option`` or ``choice``), a colon or an equals
-  sign; or ``answer`` at a line's end, a heading;
+  ``should be``, ``comes to``, ...; then perhaps an adverb such as ``therefore`` and ``option`` or
+  ``choice``), a colon, an equals sign or an arrow; or ``answer`` at a line's end, a heading;
 - ``correct``, ``right`` or ``best``, then ``option`` or ``choice``, then a verb or a colon;
+- a reversed one (`reversed`);
 - a mark of `marks.OTHER_LANGUAGES`.
 
 Bold and italic signs may stand between the parts. What follows the mark is the clause, see
@@ -21,15 +22,14 @@ from collections.abc import Iterator
 from fastsi.vote.clean import strip_ends
 from fastsi.vote.key import reference_key_of_answer as key_of_answer
 from fastsi.vote.kinds import kind_of
-from fastsi.vote.marks import BLANKS, LETTERS, OTHER_LANGUAGES, SPACES, denies
+from fastsi.vote.marks import BLANKS, LETTERS, MAX_MARKS, OTHER_LANGUAGES, SPACES, denies
+from fastsi.vote.reversed import reversed_announced
 
 MAX_CLAUSE = 400
 """Longest clause, in characters, that is read."""
 MAX_PROSE = 10
 """Longest answer in prose, in words, that is believed."""
-MAX_MARKS = 64
-"""How many marks of a sort, from the last one back, are looked at: bounds the work on repetitive
-text."""
+
 
 _ASCII = re.ASCII | re.IGNORECASE
 # Possessive (``++``), and runs of blanks are bounded: nothing is tried twice.
@@ -39,6 +39,10 @@ _VERB = (
     r"(?<![a-z])(?:is|are|was|would be|will be|should be|must be|has to be|equals|becomes"
     r"|comes to|comes out to|works out to|turns out to be)(?![a-z])"
 )
+_ADVERB = (
+    rf"(?:(?:{_B},)?+[{BLANKS}]{{1,8}}+(?:therefore|thus|hence|then|so|still|simply|just|indeed"
+    r"|actually|clearly|now|also)(?![a-z]))?+"
+)
 _ABOUT_WHAT = (
     rf"(?:[{BLANKS}]{{1,8}}+(?:to|of|for|in|here|then|choice|option|therefore|we|i)(?![a-z0-9_])"
     rf"|{_B}\(|,)(?:[^.\n:=]|\.(?=[0-9])){{0,80}}?"
@@ -46,7 +50,8 @@ _ABOUT_WHAT = (
 _WORD = re.compile("answer", _ASCII)
 _ANSWER = re.compile(
     rf"answers?+(?:{_ABOUT_WHAT})?{_GLUE}"
-    rf"(?:{_VERB}(?:[{BLANKS}]{{1,8}}+(?:option|choice)(?![a-z]))?|[:=\uff1a])"
+    rf"(?:{_VERB}{_ADVERB}(?:[{BLANKS}]{{1,8}}+(?:option|choice)(?![a-z]))?"
+    r"|[:=\uff1a]>?+|->|\u2192)"
     rf"|answer{_B}(?:\*\*?+)?+{_B}(?=\n)",
     _ASCII,
 )
@@ -58,7 +63,7 @@ _LEAD = SPACES + "*_`:=\uff1a"
 _END = re.compile(
     rf"\n|[.!?](?=[\"')*\]]*(?:[{SPACES}]|\Z|<|##))|(?<=[0-9)])\.(?=[A-Z][a-z])"
     r"|[\u3002\uff01\uff1f]"
-    r"|<[|\uff5c]|</s>|<eos>|<end|##"  # special tokens and headings that a model runs into
+    r"|<[|\uff5c/]|<eos>|<end|##"  # special tokens and headings that a model runs into
 )
 _ABBREVIATION = re.compile(
     rf"(?:\A|[{SPACES}(])(?:Mr|Mrs|Ms|Dr|St|Mt|Prof|vs|approx|ca|e\.g|i\.e|Rs)\Z"
@@ -73,6 +78,8 @@ def announced(text: str) -> str | None:
     key = _first(text, _answer_marks(text))
     if key is None:
         key = _first(text, _last_ends(_OPTION, text))
+    if key is None:
+        key = reversed_announced(text)
     if key is None:
         key = _first(text, _last_ends(OTHER_LANGUAGES, text), foreign=True)
     return key
@@ -91,7 +98,12 @@ def _last_ends(pattern: re.Pattern[str], text: str) -> Iterator[int]:
 
 
 def _first(text: str, marks: Iterator[int], foreign: bool = False) -> str | None:
-    """Key of the first announcement, in the order of ``marks``, that says something."""
+    """Key of the first announcement, in the order of ``marks``, that says something.
+
+    Prose that begins with a small letter (``in dollars``, ``what we wanted``) gives way to the
+    number, choice or the like of another mark.
+    """
+    prose = None
     for mark in marks:
         clause, same_line = clause_at(text, mark)
         if not clause or denies(clause):
@@ -101,10 +113,18 @@ def _first(text: str, marks: Iterator[int], foreign: bool = False) -> str | None
             key = key_of_answer(clause)
         if key is None:
             continue
-        if kind_of(key) == "text" and not (same_line and clause.count(" ") < MAX_PROSE):
-            continue
-        return key
-    return None
+        if kind_of(key) != "text":
+            return key
+        if prose is None and same_line and clause.count(" ") < MAX_PROSE:
+            prose = key
+            if not _is_lower_prose(clause):
+                break
+    return prose
+
+
+def _is_lower_prose(clause: str) -> bool:
+    """Whether a clause is words alone and begins with a small letter."""
+    return "a" <= clause[0] <= "z" and not any(char in "0123456789\\=+^/" for char in clause)
 
 
 def _foreign_key(clause: str) -> str | None:

@@ -7,6 +7,7 @@ import random
 from fastsi.vote.marks import WITH_COLON, WITHOUT_COLON
 
 SPANS = (
+    "in dollars", "what we wanted", "positive", "The Hague",
     "18", "-7", "$1,234.50", "3/4", "\\frac{1}{2}", "\\dfrac12", "25\\%", "(B)", "B. 18", "(c)",
     "yes", "No", "True", "x = 5", "(1, 2)", "[0, 1)", "{2, 1}", "1 and 2", "3:30 pm", "2:3",
     "5 apples", "18 km/h", "12 cm^2", "eighteen", "twenty-one", "2\\sqrt{3}", "Paris", "Mr. Smith",
@@ -23,15 +24,18 @@ BEFORE = (
     "So the answer to this, in dollars, is ", "answer, therefore, is ", "ANSWER = ",
     "The answer must be option ", "answers are ", "The answer is\n\\[", "The answer is $$",
     "answer for part 2.5 is ", "answer (in cm): ", "", "</think>", "<think>",
-    "#### The final answer is ", "The answer turns out to be ",
+    "#### The final answer is ", "answer -> ", "answer => ", "The answer is, therefore, ",
+    "answer is still ", "answer is thus option ", "The answer turns out to be ",
 )  # fmt: skip
 AFTER = (
+    " is the answer.", " is my final answer", " is the correct option", " is correct.", " Is right",
     ".", "}", "}$.", "</answer>", "\n", ". Let me double-check: 3+4=7.", " because 3 < 4.", "!",
     "?", "\\]", "$$", "<|im_end|>", "</s>", "\n\nQuestion: how many 7?\nAnswer: 7",
     " Q: next? A: 5", "\n\n**Problem 2:** more", "##", " ### Next", ".I", ".The", "\u3002", "\r\n",
     "", " )", "...", "<\uff5cend", ".\u00a0Next", " apples left. ", "\n####\n", ":", "**",
 )  # fmt: skip
 FILLER = (
+    "So ", "option ", "Therefore, ", "plan ", "Hence\u00a0",
     "Each of the 3 boys has 4 marbles, so 3 * 4 = 12 marbles.\n", "First, we add 2.5 and 7. ",
     "So it costs $5 or more; we know that. ", "Wait, no. ", "I am not sure about this. ", "\n\n",
     "Let x be the width. Then $x^2 = 9$ and x = 3. ", "(A) 5 (B) 6 (C) 7 ", "caf\u00e9 \u2026 ",
@@ -39,7 +43,12 @@ FILLER = (
     "\n", "answer", "The right choice ", "One day Tom ", "\U0001f600", "\u7b54", "<", "####",
     "\\boxed",
 )  # fmt: skip
-ALPHABET = "0189abwWxX .,:;!?$#*_(){}[]<>/\\\n\t\"'`=+-%\u00a0\u3000\uff1a\u2212\u00e9\u7b54\u5143"
+ALPHABET = (
+    "\0\x1c0189abwWxX .,:;!?$#*_(){}[]<>/\\\n\t\"'`=+-%"
+    "\u00a0\u3000\uff1a\u2212\u00e9\u7b54\u5143"
+)
+    "\0\x1c0189abwWxX .,:;!?$#*_(){}[]<>/\\\n\t\"'`=+-%\u00a0\u3000\uff1a\u2212\u00e9\u7b54\u5143"
+)
 
 
 def response(rng: random.Random) -> str:
