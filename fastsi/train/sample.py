@@ -18,7 +18,7 @@ from fastsi.train.progress import Reporter
 from fastsi.train.sampler import Sampler, check_lengths, context_length, encode_prompt, stream
 from fastsi.train.tables import PATHS, join_tables, write_table
 from fastsi.types import Question, RequestOutput
-from fastsi.vote import answer_key, parse_rule
+from fastsi.vote import answer_keys, parse_rule
 from fastsi.vote.stopping import controllers
 
 
@@ -95,6 +95,8 @@ def path_rows(
     questions: Sequence[Question], outputs: Sequence[RequestOutput], extractor: str
 ) -> list[dict[str, Any]]:
     """Rows of ``paths.parquet``, question by question and path by path."""
+    texts = [path.text for output in outputs for path in output.outputs]
+    keys = iter(answer_keys(texts, extractor=extractor))
     return [
         {
             "question_id": question.id,
@@ -105,7 +107,7 @@ def path_rows(
             "cumulative_logprob": path.cumulative_logprob,
             "finish_reason": path.finish_reason,
             "stop_reason": None if path.stop_reason is None else str(path.stop_reason),
-            "answer": answer_key(path.text, extractor=extractor),
+            "answer": next(keys),
             "token_logprobs": path.token_logprobs,
         }
         for question, output in zip(questions, outputs, strict=True)
