@@ -1,8 +1,10 @@
 #include "fastsi/isa.h"
 
 #include <atomic>
-#if defined(FASTSI_AMX_KERNELS)
+#if defined(FASTSI_X86_KERNELS)
 #include <cpuid.h>
+#endif
+#if defined(FASTSI_AMX_KERNELS)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -19,6 +21,13 @@ Isa widest() {
   }
   return best;
 }
+
+#if defined(FASTSI_AVX_VNNI_KERNELS)
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
+}
+#endif
 
 #if defined(FASTSI_AMX_KERNELS)
 // The kernel saves tiles only for a process that has asked; its threads and children inherit it.
@@ -49,6 +58,12 @@ bool isa_available(Isa isa) {
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("f16c");
+    case Isa::avx2_vnni:
+#if defined(FASTSI_AVX_VNNI_KERNELS)
+      return isa_available(Isa::avx2) && has_avx_vnni();
+#else
+      return false;
+#endif
     case Isa::avx512:
       return isa_available(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -71,7 +86,7 @@ bool isa_available(Isa isa) {
 }
 
 const char* name_of(Isa isa) {
-  constexpr const char* names[] = {"portable", "avx2", "avx512", "avx512_vnni", "amx"};
+  constexpr const char* names[] = {"portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "amx"};
   return names[static_cast<int>(isa)];
 }
 
@@ -89,7 +104,8 @@ void set_isa(const std::string& name) {
     current().store(candidate);
     return;
   }
-  fail("instruction set ", name, ": must be auto, portable, avx2, avx512, avx512_vnni or amx");
+  fail("instruction set ", name,
+       ": must be auto, portable, avx2, avx2_vnni, avx512, avx512_vnni or amx");
 }
 
 }  // namespace fastsi

@@ -30,15 +30,24 @@ const Int8Kernels& int8_kernels() {
   {                                                                                            \
     isa::int8_element_bytes, isa::int8_quantise, isa::int8_multiply, isa::int8_quantise_weight \
   }
+  // clang-format off
   static constexpr Int8Kernels table[] = {
       FASTSI_TABLE(portable),
 #if defined(FASTSI_X86_KERNELS)
-      FASTSI_TABLE(avx2),     FASTSI_TABLE(avx512), FASTSI_TABLE(avx512_vnni),
+      FASTSI_TABLE(avx2),
+#if defined(FASTSI_AVX_VNNI_KERNELS)
+      FASTSI_TABLE(avx2_vnni),
+#else
+      FASTSI_TABLE(avx2),  // never chosen
+#endif
+      FASTSI_TABLE(avx512),
+      FASTSI_TABLE(avx512_vnni),
 #endif
 #if defined(FASTSI_AMX_KERNELS)
       FASTSI_TABLE(amx),
 #endif
   };
+  // clang-format on
 #undef FASTSI_TABLE
   return table[static_cast<int>(isa())];
 }

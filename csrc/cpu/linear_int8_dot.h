@@ -6,6 +6,10 @@
 #include "linear_int8.h"
 #include "simd.h"
 
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define FASTSI_VNNI 1
+#endif
+
 namespace fastsi {
 namespace FASTSI_ISA {
 
@@ -18,50 +22,86 @@ constexpr int kPanel = static_cast<int>(kInt8Panel);
 #if defined(FASTSI_AMX)
 using Element = std::int8_t;
 constexpr int kOffset = 0;
-#elif defined(__AVX512VNNI__)
+constexpr bool kWholeBlocks = true;  // whether all rows of a block are multiplied
+#elif defined(FASTSI_VNNI)
 using Element = std::uint8_t;
 constexpr int kOffset = 128;
+constexpr bool kWholeBlocks = false;
 #else
 using Element = std::int16_t;
 constexpr int kOffset = 0;
+constexpr bool kWholeBlocks = false;
 #endif
 
 #if defined(FASTSI_AMX)
 
 // linear_int8_kernel.cc multiplies tiles.
 
-#elif defined(__AVX512VNNI__)
+#elif defined(FASTSI_VNNI)
 
-// Sums of R rows by P panels, [R][P][16], from rows that are kStep apart.
+#if defined(__AVX512VNNI__)
+using Bytes = __m512i;
+constexpr int kMaxRows = 8;
+FASTSI_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+FASTSI_INLINE void store_sums(std::int32_t* p, Bytes v) { _mm512_storeu_si512(p, v); }
+FASTSI_INLINE Bytes negative(Bytes v) { return _mm512_sub_epi32(_mm512_setzero_si512(), v); }
+FASTSI_INLINE Bytes four_bytes(std::int32_t x) { return _mm512_set1_epi32(x); }
+FASTSI_INLINE Bytes add_products(Bytes sum, Bytes x, Bytes w) {
+  return _mm512_dpbusd_epi32(sum, x, w);
+}
+#else
+using Bytes = __m256i;
+constexpr int kMaxRows = 4;
+FASTSI_INLINE Bytes load_bytes(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+FASTSI_INLINE void store_sums(std::int32_t* p, Bytes v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+}
+FASTSI_INLINE Bytes negative(Bytes v) { return _mm256_sub_epi32(_mm256_setzero_si256(), v); }
+FASTSI_INLINE Bytes four_bytes(std::int32_t x) { return _mm256_set1_epi32(x); }
+FASTSI_INLINE Bytes add_products(Bytes sum, Bytes x, Bytes w) {
+  return _mm256_dpbusd_avx_epi32(sum, x, w);
+}
+#endif
+constexpr int kColumns = sizeof(Bytes) / 4;  // of a vector: four weights each
+
+// Sums of R rows by P panels, [R][P][16], from rows that are kStep apart. Rows hold 128 too much,
+// and the sums of the weights take it off again.
 template <int R, int P>
 static void dot(const Int8Task& task, const Element* x, const std::int8_t* const* panels,
                 std::int64_t panel, std::int32_t* sums) {
-  __m512i sum[R][P];
-  for (int p = 0; p < P; ++p) {
-    const __m512i offset = _mm512_loadu_si512(task.weight_sum + (panel + p) * kPanel);
-    for (int r = 0; r < R; ++r) sum[r][p] = _mm512_sub_epi32(_mm512_setzero_si512(), offset);
-  }
-  for (std::int64_t s = 0; s < task.steps; ++s) {
-    for (int k = 0; k < kStep; k += 4) {
-      __m512i w[P];
-      for (int p = 0; p < P; ++p) {
-        w[p] = _mm512_loadu_si512(panels[p] + (s * kStep + k) * kPanel);
-        _mm_prefetch(reinterpret_cast<const char*>(panels[p] + (s * kStep + k) * kPanel + 2048),
-                     _MM_HINT_T0);
-      }
-      for (int r = 0; r < R; ++r) {
-        std::int32_t four;
-        std::memcpy(&four, x + (s * kRows + r) * kStep + k, sizeof four);
-        const __m512i v = _mm512_set1_epi32(four);
-        for (int p = 0; p < P; ++p) sum[r][p] = _mm512_dpbusd_epi32(sum[r][p], v, w[p]);
+  constexpr int kVectors = P * kPanel / kColumns, V = kVectors < 2 ? kVectors : 2;
+  for (int c = 0; c < P * kPanel; c += V * kColumns) {
+    const std::int8_t* from[V];
+    Bytes sum[R][V];
+    for (int v = 0; v < V; ++v) {
+      const int column = c + v * kColumns;
+      from[v] = panels[column / kPanel] + column % kPanel * 4;
+      const Bytes offset = load_bytes(task.weight_sum + panel * kPanel + column);
+      for (int r = 0; r < R; ++r) sum[r][v] = negative(offset);
+    }
+    for (std::int64_t s = 0; s < task.steps; ++s) {
+      for (int k = 0; k < kStep; k += 4) {
+        Bytes w[V];
+        for (int v = 0; v < V; ++v) {
+          const std::int8_t* at = from[v] + (s * kStep + k) * kPanel;
+          w[v] = load_bytes(at);
+          _mm_prefetch(reinterpret_cast<const char*>(at + 2048), _MM_HINT_T0);
+        }
+        for (int r = 0; r < R; ++r) {
+          std::int32_t four;
+          std::memcpy(&four, x + (s * kRows + r) * kStep + k, sizeof four);
+          const Bytes value = four_bytes(four);
+          for (int v = 0; v < V; ++v) sum[r][v] = add_products(sum[r][v], value, w[v]);
+        }
       }
     }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < P; ++p) _mm512_storeu_si512(sums + (r * P + p) * kPanel, sum[r][p]);
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v < V; ++v) store_sums(sums + r * P * kPanel + c + v * kColumns, sum[r][v]);
+    }
   }
 }
-constexpr int kMaxRows = 8;
 
 #elif defined(__AVX2__)
 

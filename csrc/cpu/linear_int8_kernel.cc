@@ -136,6 +136,17 @@ FASTSI_INLINE void store_narrow(vi32 n, T* to) {
   } else {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(wide));
   }
+#elif defined(__AVX2__)
+  const __m256i wide = reinterpret_cast<__m256i>(n);
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+  auto* at = reinterpret_cast<__m128i*>(to);
+  if constexpr (sizeof(T) == 2) {
+    _mm_storeu_si128(at, words);
+  } else {
+    constexpr bool kSigned = T(-1) < T(0);
+    _mm_storel_epi64(at, kSigned ? _mm_packs_epi16(words, words) : _mm_packus_epi16(words, words));
+  }
 #else
   for (int i = 0; i < W; ++i) to[i] = static_cast<T>(n[i]);
 #endif
@@ -311,7 +322,8 @@ void int8_quantise(const Int8Task& task, std::int64_t block, float* scratch) {
   Element* to = block_of(task, block);
   for (std::int64_t r = 0; r < kRows; ++r, to += kStep) {
     const std::int64_t row = block * kRows + r;
-    Grain grain{0.0f, 0.0f};  // rows that fill up the last block are zeros
+    if (row >= task.rows && !kWholeBlocks) break;
+    Grain grain{0.0f, 0.0f};  // rows that fill up a tile are zeros
     if (row < task.rows) {
       const std::int64_t source = task.row_index != nullptr ? task.row_index[row] : row;
       // 8128 = 64 * 127: the product of two rotated vectors is 64 times that of the vectors.

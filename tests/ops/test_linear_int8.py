@@ -12,7 +12,7 @@ from fastsi.ops import PackedWeight, linear, pack_weight
 from fastsi.ops.linear import int8
 from tests.ops.support import running, torch_threads
 
-ISAS = ("portable", "avx2", "avx512", "avx512_vnni", "amx")
+ISAS = ("portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "amx")
 RUNNERS = [f"cpu-{isa}" for isa in ISAS]
 ACTIVATIONS = ["silu", "gelu", "gelu_tanh"]
 

@@ -5,15 +5,23 @@
 
 namespace fastsi {
 
-// Each holds those before it. avx512_vnni: dot products of bytes, of use to int8 kernels alone;
-// other kernels are those of avx512. amx: AVX-512 with bfloat16 and VNNI, and the matrix tiles of
-// AMX for bfloat16 and int8.
-enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3, amx = 4 };
-inline constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::amx};
+// avx2_vnni and avx512_vnni add dot products of bytes, of use to int8 kernels alone; other kernels
+// are those of avx2 and avx512. amx: AVX-512 with bfloat16 and VNNI, and the matrix tiles of AMX
+// for bfloat16 and int8.
+enum class Isa : int {
+  portable = 0,
+  avx2 = 1,
+  avx2_vnni = 2,
+  avx512 = 3,
+  avx512_vnni = 4,
+  amx = 5
+};
+inline constexpr Isa kIsas[] = {Isa::portable, Isa::avx2,        Isa::avx2_vnni,
+                                Isa::avx512,   Isa::avx512_vnni, Isa::amx};
 
-// Sets the instruction set for all later calls: "portable", "avx2", "avx512",
-// "avx512_vnni", "amx", or "auto" for the widest that this build holds and this CPU runs. Throws
-// std::invalid_argument for any other name, or for one that cannot run here.
+// Sets the instruction set for all later calls: "portable", "avx2", "avx2_vnni",
+// "avx512", "avx512_vnni", "amx", or "auto" for the widest that this build holds and this CPU runs.
+// Throws std::invalid_argument for any other name, or for one that cannot run here.
 void set_isa(const std::string& name);
 
 Isa isa();
