@@ -1,13 +1,15 @@
-"""Decode attention of many paths behind one shared prefix.
+"""Attention of many decoding paths in groups behind one shared prefix, or of a prefill chunk.
 
 Providers: torch's own attention over gathered keys and values (what a model without a shared cache
-does; gathering is not timed), the plain torch reference, the C++ backend with every path reading
-the prefix for itself, and the C++ backend with the prefix as one segment.
+does; gathering is not timed), the C++ backend with every path reading the prefix for itself, with
+shared spans, and with shared spans in a bfloat16 cache. "shared spans alone" and "path spans alone"
+split the time of the third in two. `--chunk N` times a prefill chunk of N tokens instead.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,9 +23,11 @@ from _ops import DTYPES, Tensors, check, fill_sizes, finish, parser
 from fastsi.ops import SegmentPlan, segment_attention
 
 SIZES = {
-    "paths": (32, 4, "decoding paths"),
+    "groups": (8, 2, "questions"),
+    "paths": (32, 4, "decoding paths of a question"),
     "prefix_tokens": (1024, 40, "tokens all paths share"),
-    "own_tokens": (60, 9, "tokens of each path"),
+    "own_tokens": (60, 9, "tokens a question's paths share"),
+    "suffix_tokens": (64, 7, "longest suffix; lengths go 1, 8, 15, ... round"),
     "query_heads": (9, 4, "query heads"),
     "kv_heads": (3, 2, "key/value heads"),
     "head_dim": (64, 16, "size of a head"),
@@ -31,89 +35,174 @@ SIZES = {
 }
 
 
-def make_plan(sizes: dict[str, int], *, shared: bool) -> SegmentPlan:
-    """One segment for the prefix, or one per path; then one per path for its own tokens."""
-    paths, prefix, own = sizes["paths"], sizes["prefix_tokens"], sizes["own_tokens"]
-    per_prefix, per_own = -(-prefix // sizes["page_size"]), -(-own // sizes["page_size"])
-    prefix_pages = list(range(per_prefix))
-    own_pages = [
-        list(range(per_prefix + i * per_own, per_prefix + (i + 1) * per_own)) for i in range(paths)
-    ]
-    alone = [(i, i + 1) for i in range(paths)]
-    above = [(0, paths)] if shared else alone
-    count = len(above) + paths
-    return SegmentPlan.from_lists(
-        pages=[prefix_pages] * len(above) + own_pages,
-        page_offset=[0] * count,
-        kv_len=[prefix] * len(above) + [own] * paths,
-        kv_start=[0] * len(above) + [prefix] * paths,
-        rows=above + alone,
-        causal=[False] * count,
-        row_pos=[prefix + own - 1] * paths,
-    )
+@dataclass
+class Spans:
+    """Segments under construction over pages that are given out in order."""
+
+    page_size: int
+    pages: list[list[int]] = field(default_factory=list)
+    length: list[int] = field(default_factory=list)
+    start: list[int] = field(default_factory=list)
+    rows: list[tuple[int, int]] = field(default_factory=list)
+    causal: list[bool] = field(default_factory=list)
+    per_path: list[bool] = field(default_factory=list)
+    num_pages: int = 0
+
+    def new_pages(self, length: int) -> list[int]:
+        first, count = self.num_pages, -(-length // self.page_size)
+        self.num_pages += count
+        return list(range(first, first + count))
+
+    def add(
+        self,
+        pages: list[int],
+        length: int,
+        start: int,
+        rows: tuple[int, int],
+        *,
+        causal: bool = False,
+        per_path: bool = False,
+    ) -> None:
+        self.pages.append(pages)
+        self.length.append(length)
+        self.start.append(start)
+        self.rows.append(rows)
+        self.causal.append(causal)
+        self.per_path.append(per_path)
+
+    def plan(self, row_pos: list[int]) -> SegmentPlan:
+        return SegmentPlan.from_lists(
+            pages=self.pages,
+            page_offset=[0] * len(self.pages),
+            kv_len=self.length,
+            kv_start=self.start,
+            rows=self.rows,
+            causal=self.causal,
+            row_pos=row_pos,
+            per_path=self.per_path,
+        )
 
 
-def gathered(plan: SegmentPlan, cache: torch.Tensor, sizes: dict[str, int]) -> torch.Tensor:
-    """Keys or values of every path laid end to end: [paths, kv_heads, tokens, head_dim]."""
+def decode_plan(
+    sizes: dict[str, int], *, sharing: bool = True, shared: bool = True, suffixes: bool = True
+) -> SegmentPlan:
+    """The plan of one decode step; ``shared`` and ``suffixes`` leave out the other spans."""
     paths, prefix, own = sizes["paths"], sizes["prefix_tokens"], sizes["own_tokens"]
+    rows = sizes["groups"] * paths
+    spans = Spans(sizes["page_size"])
+
+    def add(length: int, start: int, first: int, last: int) -> None:
+        pages = spans.new_pages(length)
+        copies = [(first, last)] if sharing else [(row, row + 1) for row in range(first, last)]
+        for copy in copies if shared else ():
+            spans.add(pages, length, start, copy)
+
+    add(prefix, 0, 0, rows)
+    for group in range(sizes["groups"]):
+        add(own, prefix, group * paths, (group + 1) * paths)
+    lengths = [1 + row * 7 % sizes["suffix_tokens"] for row in range(rows)]
+    for row, length in enumerate(lengths):
+        pages = spans.new_pages(length)
+        if suffixes:
+            spans.add(pages, length, prefix + own, (row, row + 1), per_path=True)
+    return spans.plan([prefix + own + length - 1 for length in lengths])
+
+
+def chunk_plan(sizes: dict[str, int], chunk: int) -> SegmentPlan:
+    """The last ``chunk`` tokens of the prefix are prefilled behind the others."""
+    before = sizes["prefix_tokens"]
+    spans = Spans(sizes["page_size"])
+    spans.add(spans.new_pages(before + chunk), before + chunk, 0, (0, chunk), causal=True)
+    return spans.plan(list(range(before, before + chunk)))
+
+
+def gathered(plan: SegmentPlan, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys or values of every row laid end to end, padded: [rows, kv_heads, tokens, head_dim], and
+    which of them the row sees."""
     flat = cache.transpose(1, 2).flatten(0, 1)
-    per_prefix, per_own = (-(-n // sizes["page_size"]) for n in (prefix, own))
-    size = sizes["page_size"]
-    rows = []
-    for path in range(paths):
-        first = (per_prefix + path * per_own) * size
-        rows.append(torch.cat([flat[:prefix], flat[first : first + own]]))
-    return torch.stack(rows).transpose(1, 2).contiguous()
+    size = cache.shape[2]
+    parts: list[list[torch.Tensor]] = [[] for _ in range(plan.num_rows)]
+    for s in range(plan.num_segments):
+        pages = plan.page_ids[int(plan.page_indptr[s]) : int(plan.page_indptr[s + 1])].long()
+        slots = (pages[:, None] * size + torch.arange(size)).flatten()[: int(plan.kv_len[s])]
+        for row in range(int(plan.row_begin[s]), int(plan.row_end[s])):
+            parts[row].append(slots)
+    rows = [torch.cat(part) for part in parts]
+    longest = max(len(row) for row in rows)
+    padded = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in rows])
+    length = torch.tensor([len(row) for row in rows])
+    if bool(plan.causal.any()):
+        length = plan.row_pos.long() + 1
+    seen = torch.arange(longest) < length[:, None]
+    return flat[padded].transpose(1, 2).contiguous(), seen
 
 
 def main() -> None:
     """Check, time, print."""
-    args = parser(__doc__, **SIZES).parse_args()
+    made = parser(__doc__, **SIZES)
+    made.add_argument("--chunk", type=int, default=0, help="prefill so many tokens (0: decode)")
+    args = made.parse_args()
     start(args)
     sizes = fill_sizes(args)
+    if args.chunk < 0:
+        raise SystemExit(f"--chunk={args.chunk}: must be 0 or more")
     dtype = DTYPES[args.dtype]
-    shared, apart = make_plan(sizes, shared=True), make_plan(sizes, shared=False)
-    pages = int(shared.page_ids.max()) + 1
+    plan = chunk_plan(sizes, args.chunk) if args.chunk else decode_plan(sizes)
+    pages = int(plan.page_ids.max()) + 1
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(dtype)
 
-    q = normal(sizes["paths"], sizes["query_heads"], sizes["head_dim"])
+    q = normal(plan.num_rows, sizes["query_heads"], sizes["head_dim"])
     cache = (pages, sizes["kv_heads"], sizes["page_size"], sizes["head_dim"])
     k_cache, v_cache = normal(*cache), normal(*cache)
-    keys, values = (gathered(shared, c, sizes) for c in (k_cache, v_cache))
+    half = [tensor.bfloat16() for tensor in (k_cache, v_cache)]
+    pairs = int(((plan.row_end - plan.row_begin) * plan.kv_len).sum())
+    if args.chunk:
+        pairs -= args.chunk * (args.chunk - 1) // 2
 
-    def torch_attention() -> Tensors:
-        out = torch.nn.functional.scaled_dot_product_attention(
-            q[:, :, None], keys, values, enable_gqa=True
+    def ours(plan: SegmentPlan, k: torch.Tensor, v: torch.Tensor) -> Tensors:
+        return segment_attention(q, k, v, plan, backend="cpu")[:1]
+
+    def truth(k: torch.Tensor, v: torch.Tensor) -> Tensors:
+        return segment_attention(q.double(), k.double(), v.double(), plan, backend="reference")[:1]
+
+    providers = {}
+    if not args.chunk:
+        (keys, seen), (values, _) = gathered(plan, k_cache), gathered(plan, v_cache)
+        providers["torch-sdpa"] = lambda: (
+            torch.nn.functional.scaled_dot_product_attention(
+                q[:, :, None], keys, values, attn_mask=seen[:, None, None], enable_gqa=True
+            )[:, :, 0],
         )
-        return (out[:, :, 0],)
-
-    def ours(plan: SegmentPlan, backend: str) -> Tensors:
-        return segment_attention(q, k_cache, v_cache, plan, backend=backend)[:1]
-
-    providers = {
-        "torch-sdpa": torch_attention,
-        "reference": lambda: ours(shared, "reference"),
-        "cpu-no-sharing": lambda: ours(apart, "cpu"),
-        "cpu": lambda: ours(shared, "cpu"),
-    }
-    tensors = (t.double() for t in (q, k_cache, v_cache))
-    truth = segment_attention(*tensors, shared, backend="reference")[:1]
-    tokens = sizes["prefix_tokens"] + sizes["own_tokens"]
-    read = sizes["prefix_tokens"] + sizes["paths"] * sizes["own_tokens"]
+        apart = decode_plan(sizes, sharing=False)
+        providers["cpu-no-sharing"] = lambda: ours(apart, k_cache, v_cache)
+    providers["cpu"] = lambda: ours(plan, k_cache, v_cache)
+    differences = check(providers, truth(k_cache, v_cache), dtype)
+    if dtype == torch.float32:
+        more = {"cpu-bfloat16-cache": lambda: ours(plan, *half)}
+        differences |= check(more, truth(*half), dtype)
+        providers |= more
+    if not args.chunk:
+        parts = {
+            "shared spans alone": decode_plan(sizes, suffixes=False),
+            "path spans alone": decode_plan(sizes, shared=False),
+        }
+        for name, part in parts.items():
+            providers[name] = lambda part=part: ours(part, k_cache, v_cache)
+    read = int(plan.kv_len.sum())
     item = q.element_size()
     finish(
         args,
         "segment_attention",
-        sizes,
+        sizes | {"chunk": args.chunk},
         providers,
-        rows=sizes["paths"],
-        flops=4.0 * q.numel() * tokens,
+        rows=plan.num_rows,
+        flops=4.0 * pairs * sizes["query_heads"] * sizes["head_dim"],
         moved=2.0 * read * sizes["kv_heads"] * sizes["head_dim"] * item + 2.0 * q.numel() * item,
         note="two products; each key and value read once, each query read and output written",
-        differences=check(providers, truth, dtype),
+        differences=differences,
     )
 
 
