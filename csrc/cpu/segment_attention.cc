@@ -8,7 +8,7 @@ namespace {
 
 // Query vectors (rows times heads per key/value head) of a work item: enough to pay for packing a
 // tile of keys, few enough to stay in the second-level cache.
-constexpr std::int64_t kQueriesPerBlock = 192;
+constexpr std::int64_t kQueriesPerBlock = 384;
 constexpr std::int64_t kFewestRows = 8;
 constexpr std::int64_t kItemsPerThread = 3;
 constexpr double kSerialWork = 2e5;  // multiply-adds below which waking threads costs more

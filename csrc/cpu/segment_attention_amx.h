@@ -48,6 +48,12 @@ FASTSI_INLINE __m512i pair_of(__m512i low, __m512i high) {
 
 FASTSI_INLINE void store_bits(char* to, __m512i bits) { std::memcpy(to, &bits, sizeof bits); }
 
+// Queries [first, first + count) on their way through the products; `side` picks their buffers.
+struct Group {
+  std::int64_t first, count;
+  int side;
+};
+
 // Memory of one block of rows, in bytes from a 64-byte boundary.
 struct AmxScratch {
   std::int64_t steps;     // of head_dim
@@ -56,16 +62,21 @@ struct AmxScratch {
   char* q;                // [kQueryParts][steps][queries + kGroupRows][64 bytes]
   char* k;                // [parts][steps][kTile / 16][tile]
   char* v;                // [parts][kTile / kStep][wide / 16][tile]
-  char* p;                // [kQueryParts][kTile / kStep][kGroupRows][64 bytes]
+  char* p;                // two of [kQueryParts][kTile / kStep][kGroupRows][64 bytes]
   float* score;           // two of [kGroupRows][kTile]
   float* out;             // [kGroupRows][wide]
+
+  static constexpr std::int64_t kWeightBytes =
+      std::int64_t{kQueryParts} * (kTile / kStep) * kGroupRows * kTileRowBytes;
+
+  float* scores_of(const Group& group) const { return score + group.side * kGroupRows * kTile; }
+  char* weights_of(const Group& group) const { return p + group.side * kWeightBytes; }
 
   static std::int64_t bytes(std::int64_t queries, std::int64_t dim, int parts) {
     const std::int64_t wide = round_up(dim, kStep), steps = wide / kStep;
     return kQueryParts * steps * (queries + kGroupRows) * kTileRowBytes +
            parts * steps * (kTile / 16) * kTileBytes +
-           parts * (kTile / kStep) * (wide / 16) * kTileBytes +
-           kQueryParts * (kTile / kStep) * kGroupRows * kTileRowBytes +
+           parts * (kTile / kStep) * (wide / 16) * kTileBytes + 2 * kWeightBytes +
            kGroupRows * (2 * kTile + wide) * 4;
   }
   AmxScratch(char* at, std::int64_t queries, std::int64_t dim, int parts) {
@@ -80,7 +91,7 @@ struct AmxScratch {
     q = take(kQueryParts * steps * q_stride);
     k = take(parts * steps * (kTile / 16) * kTileBytes);
     v = take(parts * (kTile / kStep) * (wide / 16) * kTileBytes);
-    p = take(kQueryParts * (kTile / kStep) * kGroupRows * kTileRowBytes);
+    p = take(2 * kWeightBytes);
     score = reinterpret_cast<float*>(take(2 * kGroupRows * kTile * 4));
     out = reinterpret_cast<float*>(take(kGroupRows * wide * 4));
   }
@@ -213,44 +224,49 @@ constexpr int products_of(int parts) { return parts == 3 ? 6 : parts == 2 ? 5 : 
 // Work on rows 0, 1, ... spread over the steps of a product.
 template <class Row>
 struct Spread {
-  Row& row;
-  std::int64_t rows, per_step;
-  std::int64_t next = 0;
+  const Row& row;
+  std::int64_t rows, steps;
+  std::int64_t next = 0, owed = 0;
 
-  Spread(Row& work, std::int64_t count, std::int64_t steps)
-      : row(work), rows(count), per_step((count + steps - 1) / steps) {}
   void __attribute__((always_inline)) operator()() {
-    const std::int64_t end = next + per_step < rows ? next + per_step : rows;
-    for (; next < end; ++next) row(next);
+    for (owed += rows; owed >= steps; owed -= steps) row(next++);
+  }
+  void finish() {
+    for (; next < rows; ++next) row(next);
   }
 };
 
-// Scores of 16 * M queries from query m on against the packed keys of n tokens; meanwhile
-// row(0), ..., row(rows - 1).
-template <int M, class C, class Row>
-FASTSI_INLINE void amx_scores(const AmxScratch& s, std::int64_t m, int n, float* score, Row& row,
+// Scores of a group against the packed keys of n tokens; meanwhile row(0), ..., row(rows - 1).
+template <class C, class Row>
+FASTSI_INLINE void amx_scores(const AmxScratch& s, const Group& group, int n, const Row& row,
                               std::int64_t rows) {
   constexpr int parts = kCacheParts<C>, blocks = kTile / 16;
-  const Side a{s.q + m * kTileRowBytes, s.steps * s.q_stride, s.q_stride};
-  Spread<Row> between(row, rows, (n + kStep - 1) / kStep * products_of(parts) * s.steps);
-  for (int t = 0; t < n; t += kStep) {
+  Spread<Row> between{row, rows, (n + kStep - 1) / kStep * products_of(parts) * s.steps};
+  const Side a{s.q + group.first * kTileRowBytes, s.steps * s.q_stride, s.q_stride};
+  for (int t = 0; t < n && group.count > 0; t += kStep) {
     const Side b{s.k + t / 16 * kTileBytes, s.steps * blocks * kTileBytes, blocks * kTileBytes};
-    tile_product<M, parts>(a, b, s.steps, score + t, kTile, between);
+    float* out = s.scores_of(group) + t;
+    group.count > kTileRows ? tile_product<2, parts>(a, b, s.steps, out, kTile, between)
+                            : tile_product<1, parts>(a, b, s.steps, out, kTile, between);
   }
+  between.finish();
 }
 
-// out = weights . values of n tokens, for 16 * M queries; meanwhile row(0), ..., row(rows - 1).
-template <int M, class C, class Row>
-FASTSI_INLINE void amx_values(const AmxScratch& s, int n, Row& row, std::int64_t rows) {
+// Weights of a group times the values of n tokens; meanwhile row(0), ..., row(rows - 1).
+template <class C, class Row>
+FASTSI_INLINE void amx_values(const AmxScratch& s, const Group& group, int n, const Row& row,
+                              std::int64_t rows) {
   constexpr int parts = kCacheParts<C>, steps = kTile / kStep;
   constexpr std::int64_t of_p = kGroupRows * kTileRowBytes;
-  const std::int64_t of_v = s.wide / 16 * kTileBytes;
-  const int used = (n + kStep - 1) / kStep;
-  Spread<Row> between(row, rows, s.steps * products_of(parts) * used);
-  for (std::int64_t d = 0; d < s.wide; d += kStep) {
-    const Side a{s.p, steps * of_p, of_p}, b{s.v + d / 16 * kTileBytes, steps * of_v, of_v};
-    tile_product<M, parts>(a, b, used, s.out + d, s.wide, between);
+  const std::int64_t of_v = s.wide / 16 * kTileBytes, used = (n + kStep - 1) / kStep;
+  Spread<Row> between{row, rows, s.steps * products_of(parts) * used};
+  const Side a{s.weights_of(group), steps * of_p, of_p};
+  for (std::int64_t d = 0; d < s.wide && group.count > 0; d += kStep) {
+    const Side b{s.v + d / 16 * kTileBytes, steps * of_v, of_v};
+    group.count > kTileRows ? tile_product<2, parts>(a, b, used, s.out + d, s.wide, between)
+                            : tile_product<1, parts>(a, b, used, s.out + d, s.wide, between);
   }
+  between.finish();
 }
 
 // Weights of one query against its new maximum, split for the next product; returns their sum.

@@ -174,59 +174,56 @@ class BlockAttention {
   }
 
 #if defined(FASTSI_AMX)
-  // The same for a span that many rows may share: repacked once, multiplied on matrix tiles. While
-  // the tiles multiply for one group of queries, the vector units do the softmax of another.
+  // The same for a span that many rows may share: repacked once, multiplied on matrix tiles. Groups
+  // of queries go through in a pipeline: while the tiles multiply the scores of the next group and
+  // the values of the previous one, the vector units do the softmax of the current one.
   void multiply_tiles(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
                       std::int64_t count, bool masked, const C* const* key, const C* const* value) {
     if (!packed_queries_) amx_pack_queries(scratch_.q, queries_, dim_, tiles_);
     packed_queries_ = true;
     amx_pack_keys<C>(key, n, dim_, tiles_);
     amx_pack_values<C>(value, n, dim_, tiles_);
-    float *score = tiles_.score, *next_score = tiles_.score + kGroupRows * kTile;
-    std::int64_t some = 0, m = m0;  // the group [m, m + some) has its scores and maxima
-    const auto weigh_row = [&](std::int64_t i) {
-      float& sum = scratch_.sum[m + i];
-      sum =
-          sum * scratch_.rescale[m + i] + amx_weigh(score + i * kTile, base_of(scratch_.top[m + i]),
-                                                    n, tiles_.p + i * kTileRowBytes);
-    };
-    for (std::int64_t next = m0; some > 0 || next < m0 + count;) {
-      const std::int64_t left = m0 + count - next;
-      const std::int64_t coming = left < kGroupRows ? left : kGroupRows;
-      const auto raise_row = [&](std::int64_t i) {
-        scratch_.rescale[next + i] =
-            max_with<float>(next_score + i * kTile, n, kStep, scratch_.top[next + i]);
+    const std::int64_t end = m0 + count;
+    Group previous{m0, 0, 0}, current{m0, 0, 0};
+    do {
+      const std::int64_t first = current.first + current.count;
+      const Group next{first, end - first < kGroupRows ? end - first : kGroupRows,
+                       current.side ^ 1};
+      const std::int64_t half = current.count / 2;
+      const auto weigh = [&](std::int64_t i) { weigh_query(current, i, n); };
+      const auto finish = [&](std::int64_t i) {
+        const std::int64_t later = i - (current.count - half);
+        later < 0 ? weigh(half + i) : raise_query(next, later, n);
       };
-      if (coming > 0) {
-        coming > kTileRows ? amx_scores<2, C>(tiles_, next, n, next_score, weigh_row, some)
-                           : amx_scores<1, C>(tiles_, next, n, next_score, weigh_row, some);
-        if (task_.options.softcap > 0) cap(next_score, coming, n);
-        if (masked) mask(s, token, n, next, coming, next_score);
-      } else {
-        for (std::int64_t i = 0; i < some; ++i) weigh_row(i);
-      }
-      if (some > 0) {
-        some > kTileRows ? amx_values<2, C>(tiles_, n, raise_row, coming)
-                         : amx_values<1, C>(tiles_, n, raise_row, coming);
-        add_values(m, some);
-      } else {
-        for (std::int64_t i = 0; i < coming; ++i) raise_row(i);
-      }
-      raise_maxima<float>(coming, scratch_.top + next, scratch_.rescale + next);
-      m = next;
-      some = coming;
-      next += coming;
-      float* const done = score;
-      score = next_score;
-      next_score = done;
-    }
+      amx_scores<C>(tiles_, next, n, weigh, half);
+      if (task_.options.softcap > 0) cap(tiles_.scores_of(next), next.count, n);
+      if (masked) mask(s, token, n, next.first, next.count, tiles_.scores_of(next));
+      amx_values<C>(tiles_, previous, n, finish, current.count - half + next.count);
+      raise_maxima<float>(next.count, scratch_.top + next.first, scratch_.rescale + next.first);
+      add_values(previous);
+      previous = current;
+      current = next;
+    } while (previous.count + current.count > 0);
   }
 
-  // acc = acc * rescale + what the tiles gave, for queries [m, m + count).
-  void add_values(std::int64_t m, std::int64_t count) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      const vf rescale = splat(scratch_.rescale[m + i]);
-      float* acc = scratch_.acc + (m + i) * wide_;
+  void raise_query(const Group& group, std::int64_t i, int n) {
+    const std::int64_t m = group.first + i;
+    scratch_.rescale[m] =
+        max_with<float>(tiles_.scores_of(group) + i * kTile, n, kStep, scratch_.top[m]);
+  }
+
+  void weigh_query(const Group& group, std::int64_t i, int n) {
+    const std::int64_t m = group.first + i;
+    scratch_.sum[m] = scratch_.sum[m] * scratch_.rescale[m] +
+                      amx_weigh(tiles_.scores_of(group) + i * kTile, base_of(scratch_.top[m]), n,
+                                tiles_.weights_of(group) + i * kTileRowBytes);
+  }
+
+  // acc = acc * rescale + what the tiles gave.
+  void add_values(const Group& group) {
+    for (std::int64_t i = 0; i < group.count; ++i) {
+      const vf rescale = splat(scratch_.rescale[group.first + i]);
+      float* acc = scratch_.acc + (group.first + i) * wide_;
       const float* out = tiles_.out + i * tiles_.wide;
       for (std::int64_t d = 0; d < wide_; d += W) {
         store(acc + d, fma(load(acc + d), rescale, load(out + d)));

@@ -29,6 +29,7 @@ namespace FASTSI_ISA {
 typedef float vf __attribute__((vector_size(FASTSI_VECTOR_BYTES)));
 typedef double vd __attribute__((vector_size(FASTSI_VECTOR_BYTES)));
 typedef std::int32_t vi32 __attribute__((vector_size(FASTSI_VECTOR_BYTES)));
+typedef std::uint32_t vu32 __attribute__((vector_size(FASTSI_VECTOR_BYTES)));
 typedef std::int64_t vi64 __attribute__((vector_size(FASTSI_VECTOR_BYTES)));
 
 // Storage types without arithmetic.
@@ -316,9 +317,9 @@ FASTSI_INLINE vf exp_neg(vf x) {
 #if defined(__AVX512F__)
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), p, n);
 #else
-  vi32 power;
+  vu32 power;
   std::memcpy(&power, &shifted, sizeof power);
-  power = (power << 23) + 0x3F800000;  // the integer's low bits become the exponent of 2^n
+  power = (power << 23) + 0x3F800000u;  // the integer's low bits become the exponent of 2^n
   vf scale;
   std::memcpy(&scale, &power, sizeof scale);
   const vf y = p * scale;
