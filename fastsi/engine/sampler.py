@@ -96,10 +96,18 @@ class Sampler:
 def score_tokens(
     logits: torch.Tensor, row_index: torch.Tensor, tokens: torch.Tensor
 ) -> torch.Tensor:
-    """Natural-log probabilities of ``tokens`` [D] under rows ``row_index`` of ``logits``."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    normaliser = torch.logsumexp(wide, dim=-1)
-    return wide[row_index, tokens] - normaliser[row_index]
+    """Natural-log probabilities of ``tokens`` [D] under rows ``row_index`` of ``logits``.
+
+    A greedy draw knows the log-prob of the first maximum in one pass over the row; that of another
+    token is lower by the difference of the two logits.
+    """
+    streams = torch.zeros(logits.shape[0], dtype=torch.int64, device=logits.device)
+    greedy = ops.SampleParams.build(key=streams, position=0, temperature=0.0, device=logits.device)
+    best = ops.sample_tokens(logits, greedy)
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    top = logits.gather(1, best.token[:, None])[:, 0].to(wide)
+    below = logits[row_index, tokens].to(wide) - top[row_index]
+    return best.logprob_full[row_index] + below
 
 
 def top_logprobs(
