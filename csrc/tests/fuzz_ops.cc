@@ -103,7 +103,8 @@ void fuzz_attention() {
   const PlanLists lists = random_plan();
   const DType dtype = random_float(), cache = random_cache(dtype);
   const auto rows = static_cast<std::int64_t>(lists.pos.size());
-  const std::int64_t kv = pick(1, 3), heads = kv * pick(1, 9), dim = pick(1, 70);
+  const std::int64_t kv = pick(1, 3), heads = kv * pick(1, 9);
+  const std::int64_t dim = pick(0, 7) ? pick(1, 70) : pick(71, 256);
   Tensor q(dtype, {rows, heads, dim}), out(dtype, {rows, heads, dim});
   Tensor k(cache, {lists.pages, kv, lists.page_size, dim}),
       v(cache, {lists.pages, kv, lists.page_size, dim});
