@@ -25,9 +25,7 @@ constexpr std::int64_t kPartsBytes = kParts * kTileBytes;  // of a tile of rows 
 constexpr int kSplits = 32;                                // calls of split for a step of a panel
 // Steps of k per pass over the rows of an item: their parts stay in the second-level cache.
 constexpr std::int64_t kBlockSteps = 24;
-// Bytes between the weights being split and those being fetched. The hardware does not look beyond
-// a page of 4 KiB, which is one step.
-constexpr std::int64_t kAhead = 4 * kStepDepth * kWidth;
+constexpr std::int64_t kStepLines = kStepDepth * kWidth * sizeof(float) / 64;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -48,17 +46,12 @@ FASTSI_INLINE void split(__m512 a, __m512 b, char* to) {
 }
 
 // Splits [Begin, End) of the kSplits that make the parts of a panel's step, [2 tiles][part]. Row i
-// of a tile holds the pair of k = i and 16 + i, because that takes no shuffle. Fetch: asks for the
-// weights of later steps.
-template <int Begin, int End, bool Fetch>
+// of a tile holds the pair of k = i and 16 + i, because that takes no shuffle.
+template <int Begin, int End>
 FASTSI_INLINE void split_weights(const float* from, char* to) {
   for (int n = Begin; n < End; ++n) {
     const int i = n / 2, column = n % 2;
     const float* at = from + i * kWidth + column * kTileRows;
-    if (Fetch) {
-      _mm_prefetch(at + kAhead, _MM_HINT_T1);
-      _mm_prefetch(at + kAhead + kStepDepth / 2 * kWidth, _MM_HINT_T1);
-    }
     split(_mm512_loadu_ps(at), _mm512_loadu_ps(at + kStepDepth / 2 * kWidth),
           to + column * kPartsBytes + i * kTileRowBytes);
   }
@@ -66,6 +59,13 @@ FASTSI_INLINE void split_weights(const float* from, char* to) {
 
 // The intrinsics of tiles do not tell the compiler which memory they read.
 FASTSI_INLINE void order_memory() { __asm__ volatile("" ::: "memory"); }
+
+// Weights to ask for while others are multiplied: so many cache lines per sixth of a step. The
+// hardware alone does not look beyond a page of 4 KiB, which is one step.
+struct Fetch {
+  const float* next;
+  std::int64_t lines;
+};
 
 // Tiles 0 to 3: sums, rows of tiles by columns of tiles. 4 and 5: a part of the rows. 6 and 7: a
 // part of the weights. The names of tiles are literals, hence macros.
@@ -76,21 +76,24 @@ FASTSI_INLINE void order_memory() { __asm__ volatile("" ::: "memory"); }
 #define FASTSI_LOAD_WEIGHTS(part) \
   FASTSI_LOAD(6, w, part);        \
   FASTSI_LOAD(7, w + kPartsBytes, part)
-// One product of parts; then a sixth of the next step's splits, which run beside it.
-#define FASTSI_MULTIPLY(sixth) \
-  _tile_dpbf16ps(0, 4, 6);     \
-  _tile_dpbf16ps(1, 4, 7);     \
-  if (Tiles == 2) {            \
-    _tile_dpbf16ps(2, 5, 6);   \
-    _tile_dpbf16ps(3, 5, 7);   \
-  }                            \
-  if (Next) split_weights<kSplits * sixth / 6, kSplits*(sixth + 1) / 6, Fetch>(from, to)
+// One product of parts; then a sixth of the work that runs beside it.
+#define FASTSI_MULTIPLY(sixth)                                                     \
+  _tile_dpbf16ps(0, 4, 6);                                                         \
+  _tile_dpbf16ps(1, 4, 7);                                                         \
+  if (Tiles == 2) {                                                                \
+    _tile_dpbf16ps(2, 5, 6);                                                       \
+    _tile_dpbf16ps(3, 5, 7);                                                       \
+  }                                                                                \
+  if (Next) split_weights<kSplits * sixth / 6, kSplits*(sixth + 1) / 6>(from, to); \
+  for (std::int64_t i = 0; i < fetch.lines; ++i, fetch.next += 16) {               \
+    _mm_prefetch(fetch.next, _MM_HINT_T1);                                         \
+  }
 
 // Adds one step (32 k) of the rows' parts at x times the weights' parts at w to the sums: the small
 // products before the largest. Next: splits the weights at `from` into `to` meanwhile.
-template <int Tiles, bool Next, bool Fetch>
+template <int Tiles, bool Next>
 FASTSI_INLINE void multiply_step(const char* x, std::int64_t next_rows, const char* w,
-                                 const float* from, char* to) {
+                                 const float* from, char* to, Fetch& fetch) {
   FASTSI_LOAD_ROWS(0);
   FASTSI_LOAD_WEIGHTS(2);
   FASTSI_MULTIPLY(0);
@@ -109,10 +112,9 @@ FASTSI_INLINE void multiply_step(const char* x, std::int64_t next_rows, const ch
 
 // Adds the rows' parts at x, tiles of rows `next_rows` bytes apart, times `steps` steps of a panel
 // to sums [16 * Tiles][32], which start at 0 if `fresh`. `parts` holds the weights of two steps.
-// Fetch: the panel is read for the first time, from memory.
-template <int Tiles, bool Fetch>
+template <int Tiles>
 void multiply(const char* x, std::int64_t next_rows, const float* panel, std::int64_t steps,
-              bool fresh, char* parts, float* sums) {
+              bool fresh, Fetch fetch, char* parts, float* sums) {
   constexpr std::int64_t kSlot = 2 * kPartsBytes, kRowBytes = kWidth * sizeof(float);
   float* second = sums + kTileRows * kWidth;
   if (fresh) {
@@ -128,16 +130,16 @@ void multiply(const char* x, std::int64_t next_rows, const float* panel, std::in
       _tile_loadd(3, second + kTileRows, kRowBytes);
     }
   }
-  if (steps > 0) split_weights<0, kSplits, Fetch>(panel, parts);
+  if (steps > 0) split_weights<0, kSplits>(panel, parts);
   order_memory();
   for (std::int64_t s = 0; s < steps; ++s, x += kPartsBytes) {
     const char* w = parts + s % 2 * kSlot;
     char* to = parts + (s + 1) % 2 * kSlot;
     panel += kStepDepth * kWidth;
     if (s + 1 < steps) {
-      multiply_step<Tiles, true, Fetch>(x, next_rows, w, panel, to);
+      multiply_step<Tiles, true>(x, next_rows, w, panel, to, fetch);
     } else {
-      multiply_step<Tiles, false, Fetch>(x, next_rows, w, nullptr, nullptr);
+      multiply_step<Tiles, false>(x, next_rows, w, nullptr, nullptr, fetch);
     }
   }
   _tile_stored(0, sums, kRowBytes);
@@ -148,11 +150,6 @@ void multiply(const char* x, std::int64_t next_rows, const float* panel, std::in
   }
   order_memory();
 }
-
-using Multiply = void (*)(const char*, std::int64_t, const float*, std::int64_t, bool, char*,
-                          float*);
-constexpr Multiply kMultiply[2][2] = {{multiply<1, false>, multiply<1, true>},
-                                      {multiply<2, false>, multiply<2, true>}};
 
 constexpr std::int64_t kWeightBytes = 2 * 2 * kPartsBytes;
 constexpr std::int64_t kSums = 2 * kTileRows * kWidth;  // of two tiles of rows
@@ -214,14 +211,19 @@ void linear_fp32(const LinearTask& task, const LinearBlock& block, void* memory)
   std::int64_t step = 0;
   do {  // once where k is 0, so that the outputs are set
     const std::int64_t left = scratch.steps - step, steps = left < kBlockSteps ? left : kBlockSteps;
+    // Every pass over a panel asks for its share of the next one.
+    const std::int64_t lines = ceil_div(kStepLines, 6 * ceil_div(scratch.tiles, 2));
+    const std::int64_t share = steps * 6 * lines * 16;
     for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
       const float* panel = task.weights + p * task.panel_stride + step * kStepDepth * kWidth;
       for (std::int64_t r = 0; r < rows; r += 2 * kTileRows) {
         const std::int64_t tile = r / kTileRows;
         float* sums = scratch.sums_of(p - block.panel_first, tile);
-        kMultiply[tile + 1 < scratch.tiles][r == 0](scratch.rows(tile, step),
-                                                    scratch.steps * kPartsBytes, panel, steps,
-                                                    step == 0, scratch.weights, sums);
+        const Fetch fetch{panel + task.panel_stride + r / (2 * kTileRows) * share, lines};
+        (tile + 1 < scratch.tiles ? multiply<2> : multiply<1>)(scratch.rows(tile, step),
+                                                               scratch.steps * kPartsBytes, panel,
+                                                               steps, step == 0, fetch,
+                                                               scratch.weights, sums);
         if (steps < left) continue;
         for (std::int64_t i = 0; i < 2 * kTileRows && r + i < rows; ++i)
           finish_row(task, sums + i * kWidth, block.row_first + r + i, p * kWidth, kWidth);

@@ -12,7 +12,7 @@ namespace {
 // Sums, one vector of weights per column group and a broadcast fit the register file: 32 of
 // AVX-512, 16 elsewhere.
 #if defined(__AVX512F__)
-constexpr int kVectors = 2, kRows = 12;
+constexpr int kVectors = 2, kRows = 8;
 #elif defined(__AVX2__)
 constexpr int kVectors = 2, kRows = 6;
 #else
@@ -22,24 +22,31 @@ constexpr int W = kLanes<float>;
 constexpr int kWidth = kVectors * W;
 // AVX-512 shares its layout with AMX, which multiplies 32 k at once.
 constexpr int kDepthGrain = kWidth == 32 ? 32 : 1;
-constexpr std::int64_t kChain = 64;
+constexpr std::int64_t kChain = 64, kGroup = 8;
+constexpr std::int64_t kGroupLines = kGroup * kWidth * static_cast<int>(sizeof(float)) / 64;
 // k per pass over the rows, whole chains: a panel's part stays in the second-level cache.
 constexpr std::int64_t kDepth = 16 * kChain;
 
-// sums [Rows][kWidth] += x[rows] . panel over k in [0, depth). `fresh`: the sums start at 0.
+// sums [Rows][kWidth] += x[rows] . panel over k in [0, depth). `fresh`: the sums start at 0. Asks
+// for `lines` cache lines of the weights at `next` per kGroup of k: the hardware alone does not
+// look beyond a page of 4 KiB.
 template <int Rows>
 void multiply(const float* const* x, const float* panel, std::int64_t depth, bool fresh,
-              float* sums) {
+              const float* next, std::int64_t lines, float* sums) {
   std::int64_t k = 0;
   do {  // once where depth is 0, so that the sums are set
-    const std::int64_t end = depth - k < kChain ? depth : k + kChain;
+    const std::int64_t chain_end = depth - k < kChain ? depth : k + kChain;
     vf sum[Rows][kVectors] = {};
-    for (; k < end; ++k) {
-      vf weight[kVectors];
-      for (int v = 0; v < kVectors; ++v) weight[v] = load(panel + k * kWidth + v * W);
-      for (int r = 0; r < Rows; ++r) {
-        const vf value = splat(x[r][k]);
-        for (int v = 0; v < kVectors; ++v) sum[r][v] = fma(value, weight[v], sum[r][v]);
+    while (k < chain_end) {
+      for (std::int64_t i = 0; i < lines; ++i, next += 16) __builtin_prefetch(next, 0, 2);
+      const std::int64_t end = chain_end - k < kGroup ? chain_end : k + kGroup;
+      for (; k < end; ++k) {
+        vf weight[kVectors];
+        for (int v = 0; v < kVectors; ++v) weight[v] = load(panel + k * kWidth + v * W);
+        for (int r = 0; r < Rows; ++r) {
+          const vf value = splat(x[r][k]);
+          for (int v = 0; v < kVectors; ++v) sum[r][v] = fma(value, weight[v], sum[r][v]);
+        }
       }
     }
     for (int r = 0; r < Rows; ++r) {
@@ -53,14 +60,15 @@ void multiply(const float* const* x, const float* panel, std::int64_t depth, boo
 }
 
 // One table entry per row count, so that the last rows take no other order of additions.
-using Multiply = void (*)(const float* const*, const float*, std::int64_t, bool, float*);
+using Multiply = void (*)(const float* const*, const float*, std::int64_t, bool, const float*,
+                          std::int64_t, float*);
 constexpr Multiply kMultiply[] = {
-    nullptr,     multiply<1>, multiply<2>, multiply<3>,  multiply<4>,
+    nullptr,     multiply<1>, multiply<2>, multiply<3>, multiply<4>,
 #if defined(__AVX2__)
     multiply<5>, multiply<6>,
 #endif
 #if defined(__AVX512F__)
-    multiply<7>, multiply<8>, multiply<9>, multiply<10>, multiply<11>, multiply<12>,
+    multiply<7>, multiply<8>,
 #endif
 };
 
@@ -82,6 +90,10 @@ void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch
   std::int64_t begin = 0;
   do {  // once where k is 0, so that the outputs are set
     const std::int64_t left = task.k - begin, depth = left < kDepth ? left : kDepth;
+    // Every block of rows asks for its share of the next panel.
+    const std::int64_t blocks = (rows + kRows - 1) / kRows;
+    const std::int64_t lines = (kGroupLines + blocks - 1) / blocks;
+    const std::int64_t share = (depth + kGroup - 1) / kGroup * lines * 16;
     for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
       const float* panel = task.weights + p * task.panel_stride + begin * kWidth;
       const std::int64_t kept = task.k <= kDepth ? 0 : p - block.panel_first;
@@ -90,7 +102,8 @@ void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch
         const float* x[kRows];
         for (int i = 0; i < count; ++i) x[i] = row_of(task, block.row_first + r + i) + begin;
         float* sums = static_cast<float*>(scratch) + (kept * rows + r) * kWidth;
-        kMultiply[count](x, panel, depth, begin == 0, sums);
+        const float* next = panel + task.panel_stride + r / kRows * share;
+        kMultiply[count](x, panel, depth, begin == 0, next, lines, sums);
         if (depth < left) continue;
         for (int i = 0; i < count; ++i)
           finish_row(task, sums + i * kWidth, block.row_first + r + i, p * kWidth, kWidth);

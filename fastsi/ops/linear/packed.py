@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from fastsi.types import check_known
 
 MODES = ("fp32", "int8")
 _ALIGN = 64
+_HUGE = 1 << 21
 _EXACT = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -118,9 +121,19 @@ def pack_weight(
 
 
 def aligned(nbytes: int) -> torch.Tensor:
-    """``nbytes`` zeros as uint8 at a 64-byte boundary."""
-    spare = torch.zeros(nbytes + _ALIGN, dtype=torch.uint8)
-    start = -spare.data_ptr() % _ALIGN
+    """``nbytes`` zeros as uint8 at a 64-byte boundary.
+
+    Large ones ask for huge pages: a weight is read from end to end at every step, and translating
+    addresses in pages of 4 KiB costs a tenth of the rate of memory.
+    """
+    if nbytes < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        align, spare = _ALIGN, torch.zeros(nbytes + _ALIGN, dtype=torch.uint8)
+    else:
+        region = mmap.mmap(-1, nbytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            region.madvise(mmap.MADV_HUGEPAGE)
+        align, spare = _HUGE, torch.frombuffer(region, dtype=torch.uint8)
+    start = -spare.data_ptr() % align
     return spare[start : start + nbytes]
 
 
