@@ -10,12 +10,20 @@ namespace {
 constexpr std::size_t kMaxBare = 64;  // characters
 constexpr std::string_view kWideColon = u8"\uff1a";
 
+// Whether "the answer to " or the like leads to `at`.
+bool follows_preposition(std::string_view text, std::size_t at) {
+  for (const std::string_view word : {"for ", "to ", "of ", "in ", "the "}) {
+    if (at >= word.size() && starts_at(text, at - word.size(), word)) return true;
+  }
+  return false;
+}
+
 // Begin of the first place where `mark`, perhaps with a number, and a colon follow a blank.
 std::size_t find_run_on(std::string_view text, std::string_view mark) {
   for (std::size_t at = find_word(text, mark, 0); at != kNone; at = find_word(text, mark, at + 1)) {
     std::size_t begin = at, end = at + mark.size();
     while (begin > 0 && (text[begin - 1] == '#' || text[begin - 1] == '*')) --begin;
-    if (!space_before(text, begin)) continue;
+    if (!space_before(text, begin) || follows_preposition(text, begin)) continue;
     std::size_t digits = end + (char_at(text, end) == ' ');
     digits += char_at(text, digits) == '#';
     const std::size_t first_digit = digits;

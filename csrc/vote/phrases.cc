@@ -64,8 +64,8 @@ std::size_t after_option_word(std::string_view text, std::size_t at) {
 // Position after an adverb between verb and answer, `at` where there is none.
 std::size_t skip_adverb(std::string_view text, std::size_t at) {
   static constexpr std::string_view kWords[] = {
-      "therefore", "thus",   "hence",    "then",    "so",  "still", "simply",
-      "just",      "indeed", "actually", "clearly", "now", "also"};
+      "therefore", "thus",     "hence",   "then",     "so",     "still",      "simply", "just",
+      "indeed",    "actually", "clearly", "probably", "likely", "definitely", "now",    "also"};
   const std::size_t comma = skip_blanks(text, at, kMaxBlanks);
   const std::size_t begin = char_at(text, comma) == ',' ? comma + 1 : at;
   const std::size_t word = skip_blanks(text, begin, kMaxBlanks);
@@ -95,7 +95,7 @@ std::size_t after_link(std::string_view text, std::size_t at, bool of_answer) {
 // Position after the word, comma or bracket that leads over to what the answer is about, or kNone.
 std::size_t about_what(std::string_view text, std::size_t at) {
   static constexpr std::string_view kWords[] = {
-      "to", "of", "for", "in", "here", "then", "choice", "option", "therefore", "we", "i"};
+      "to", "of", "for", "in", "here", "then", "choice", "option", "therefore", "that", "we", "i"};
   if (char_at(text, at) == ',') return at + 1;
   const std::size_t word = skip_blanks(text, at, kMaxBlanks);
   if (char_at(text, word) == '(') return word + 1;
@@ -350,11 +350,17 @@ Status announced(std::string_view text, std::string* key) {
   answer_words(text, &words);
   const auto after = [&](std::size_t word) { return after_answer(text, word); };
   Status status = first_said(text, words, after, false, key);
-  if (status != Status::none) return status;
+  if (status == Status::host || (status == Status::key && !is_text(*key))) return status;
   LastMarks options;
   option_marks(text, &options);
-  status = first_said(text, options, itself, false, key);
-  if (status != Status::none) return status;
+  std::string option;  // "Answer: The correct option is B."
+  const Status other = first_said(text, options, itself, false, &option);
+  if (other == Status::host) return other;
+  if (other == Status::key && (status == Status::none || !is_text(option))) {
+    *key = std::move(option);
+    return other;
+  }
+  if (status == Status::key) return status;
   status = reversed_announced(text, key);
   if (status != Status::none) return status;
   LastMarks foreign;

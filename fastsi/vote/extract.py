@@ -3,7 +3,7 @@ r"""Finds the answer in a response. The rules, in order:
 1. Everything up to the last ``</think>`` is cut.
 2. The response ends where another question begins: at ``Question:``, ``Q:``, ``Problem:`` (with or
    without a number and bold signs; other marks by ``run_on``) after a blank, unless nothing stands
-   before it.
+   before it, or one of the words ``for``, ``to``, ``of``, ``in``, ``the``.
 3. ``boxed``: the last ``\boxed{...}`` or ``\fbox{...}`` with balanced braces; if none is complete,
    the last truncated one, up to the end of its line or formula; then ``\boxed 18`` without braces.
 4. ``tag``: the last ``<answer>...</answer>``; a truncated last one up to the end of its line.
@@ -173,7 +173,9 @@ def own_answer(text: str, run_on: tuple[str, ...] = RUN_ON_MARKS) -> str:
 def _run_on_pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
     words = "|".join(sorted(map(re.escape, marks), key=len, reverse=True))
     return re.compile(
-        rf"(?<=[{SPACES}])[#*]*(?:{words})(?: ?#?[0-9]{{1,4}})?\**+[:\uff1a]", re.ASCII
+        rf"(?<=[{SPACES}])(?<!for )(?<!to )(?<!of )(?<!in )(?<!the )"
+        rf"[#*]*(?:{words})(?: ?#?[0-9]{{1,4}})?\**+[:\uff1a]",
+        re.ASCII,
     )
 
 

@@ -41,10 +41,10 @@ _VERB = (
 )
 _ADVERB = (
     rf"(?:(?:{_B},)?+[{BLANKS}]{{1,8}}+(?:therefore|thus|hence|then|so|still|simply|just|indeed"
-    r"|actually|clearly|now|also)(?![a-z]))?+"
+    r"|actually|clearly|probably|likely|definitely|now|also)(?![a-z]))?+"
 )
 _ABOUT_WHAT = (
-    rf"(?:[{BLANKS}]{{1,8}}+(?:to|of|for|in|here|then|choice|option|therefore|we|i)(?![a-z0-9_])"
+    rf"(?:[{BLANKS}]{{1,8}}+(?:to|of|for|in|here|then|choice|option|therefore|that|we|i)(?![a-z0-9_])"
     rf"|{_B}\(|,)(?:[^.\n:=]|\.(?=[0-9])){{0,80}}?"
 )
 _WORD = re.compile("answer", _ASCII)
@@ -76,8 +76,10 @@ _FORMULA = re.compile(r"\$(?! )[^$\n]*[^$\n ]\$(?![0-9])")
 def announced(text: str) -> str | None:
     """Key of what the last mark of ``text`` that announces something announces."""
     key = _first(text, _answer_marks(text))
-    if key is None:
-        key = _first(text, _last_ends(_OPTION, text))
+    if key is None or kind_of(key) == "text":  # "Answer: The correct option is B."
+        option = _first(text, _last_ends(_OPTION, text))
+        if option is not None and (key is None or kind_of(option) != "text"):
+            key = option
     if key is None:
         key = reversed_announced(text)
     if key is None:

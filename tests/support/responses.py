@@ -18,6 +18,8 @@ SPANS = (
     "18\u3067\u3059",
 )  # fmt: skip
 BEFORE = (
+    "The answer for Problem 3: ", "Answer to Question: ", "The answer that we want is probably ",
+    "Answer: The correct option is ", "the Q: ",
     "The answer is ", "the final answer is: ", "Answer: ", "**Answer:** ", "#### ", "\n#### ",
     "\\boxed{", "$\\boxed{", "\\fbox {", "\\boxed ", "<answer>", "<ANSWER> ", "Final Answer\n\n",
     "**Final Answer**\n", "The correct option is ", "the best choice: ",
