@@ -26,6 +26,9 @@ class EngineConfig:
     """Most query tokens of one step: decode rows and prefill chunks together."""
     max_model_len: int
     """Longest prompt plus continuation, tokens."""
+    busy_rows: int = 32
+    """Rows from which one more costs its arithmetic; below, a step's fixed costs prevail, and paths
+    that a controller may not need start on a chance."""
     page_size: int = 16
     """Tokens per KV page."""
     sharing: Sharing = "tree"
@@ -42,7 +45,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         sizes = ("kv_cache_tokens", "max_batch_rows", "max_step_tokens", "max_model_len")
-        for name in (*sizes, "page_size"):
+        for name in (*sizes, "page_size", "busy_rows"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name}={value!r}: must be an integer >= 1")

@@ -98,12 +98,14 @@ class LLM:
         context = architecture.context_length(self.model.config)
         if max_model_len != "auto" and max_model_len > context:
             raise ConfigError(f"max_model_len={max_model_len}: the model's context is {context}")
-        rows = _resolve(max_batch_rows, 1024 if self._num_parameters() < _SMALL_MODEL else 256)
+        small = self._num_parameters() < _SMALL_MODEL
+        rows = _resolve(max_batch_rows, 1024 if small else 256)
         longest = _resolve(max_model_len, context)
         tokens = _resolve(kv_cache_tokens, _auto_tokens(self._runner, page_size))
         self.config = EngineConfig(
             kv_cache_tokens=tokens,
             max_batch_rows=rows,
+            busy_rows=128 if small else 32,
             max_step_tokens=max(rows + 1, _resolve(max_step_tokens, 2048)),
             max_model_len=longest,
             page_size=page_size,

@@ -7,7 +7,7 @@ the tokens it would have drawn anyway.
 
 A group with a controller starts its paths in waves: those it wants now go before the next group,
 the others are held back, and the rows go to other groups. Only when no group waits and fewer than
-``_BUSY_ROWS`` paths decode, held paths start on a chance: such a row costs little, and a path that
+``busy_rows`` paths decode, held paths start on a chance: such a row costs little, and a path that
 the controller asks for later has then begun already.
 """
 
@@ -28,9 +28,6 @@ from fastsi.engine.requests import Group, PathState
 from fastsi.engine.rows import Int, RowTable
 from fastsi.engine.stats import EngineStats
 from fastsi.errors import CacheFull
-
-_BUSY_ROWS = 64
-"""Rows from which one more costs its arithmetic; below, a step's fixed costs prevail."""
 
 TextEnds = Mapping[int, tuple[str, int]]
 """Table slot: the stop string found, and where the text ends, characters."""
@@ -254,7 +251,7 @@ class Scheduler:
         if not held:
             return
         coming = sum(group.num_ready + len(group.resuming) for group in self._admitted)
-        room = min(_BUSY_ROWS, self.table.capacity) - len(self.table.active) - coming
+        room = min(self._config.busy_rows, self.table.capacity) - len(self.table.active) - coming
         for at, group in enumerate(held):
             share = -(-room // (len(held) - at))
             if share <= 0:
