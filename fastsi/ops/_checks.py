@@ -10,6 +10,8 @@ Shape = tuple[int, ...]
 def require_shape(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:
     """Refuse a tensor whose shape differs; None in ``shape`` matches any size."""
     got = tensor.shape
+    if got == shape:  # the usual case, without a loop: ops are called for every layer of every step
+        return
     if len(got) == len(shape) and all(
         want is None or want == have for want, have in zip(shape, got, strict=True)
     ):
