@@ -307,6 +307,7 @@ int main(int argc, char** argv) {
       fuzz::norm_and_act();
       fuzz::rope();
       fuzz::linear_int8();
+      fuzz::match_stop();
       fuzz_parallel();
     }
     std::printf("%s: %ld rounds\n", fastsi::name_of(isa), rounds);
