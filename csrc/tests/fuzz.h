@@ -114,6 +114,7 @@ inline double tolerance(DType dtype) {
 void match_stop();
 void norm_and_act();
 void rope();
+void linear();
 void linear_int8();
 
 }  // namespace fuzz

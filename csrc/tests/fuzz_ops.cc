@@ -306,6 +306,7 @@ int main(int argc, char** argv) {
       fuzz_sample();
       fuzz::norm_and_act();
       fuzz::rope();
+      fuzz::linear();
       fuzz::linear_int8();
       fuzz::match_stop();
       fuzz_parallel();
