@@ -193,7 +193,7 @@ def _attend(
         softcap=call.softcap,
         window=call.window,
     )
-    return out.view(len(qkv), -1)
+    return out.reshape(len(qkv), q_heads * shape.head_dim)
 
 
 def _parts(model: PreTrainedModel) -> tuple[dict[str, nn.Module], nn.Module]:

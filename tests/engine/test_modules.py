@@ -14,6 +14,7 @@ from torch import nn
 from fastsi.engine import LLM
 from fastsi.errors import ConfigError
 from fastsi.types import SamplingParams
+from tests.ops.support import running
 from tests.support.compare import assert_same_paths, greedy_reference
 from tests.support.tiny_models import FAMILIES, make_model, sample_prompts
 
@@ -43,6 +44,28 @@ def test_which_forward_is_used_and_why(family: str) -> None:
     assert found["packed_linears"] > 0
     assert found["reason"]
     assert found["parameter_bytes"] == sum(p.nbytes for p in set(model.parameters()))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_the_pass_runs_on_every_backend(
+    family: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference gives results in other memory layouts than the kernels do."""
+    model = make_model(family, 6)
+    monkeypatch.setenv("FASTSI_BACKEND", backend)
+    assert_as_transformers(LLM(model, kv_cache_tokens=1024), model)
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_packed_copies_follow_the_instruction_set(isa: str) -> None:
+    """Layouts differ between instruction sets: a change in mid-life packs again."""
+    model = make_model("llama", 7)
+    llm = LLM(model, kv_cache_tokens=1024)
+    expected = greedy(llm)
+    with running(f"cpu-{isa}"):
+        assert greedy(llm) == expected
+    assert greedy(llm) == expected
 
 
 def test_packed_bytes_are_about_those_of_the_linears() -> None:
