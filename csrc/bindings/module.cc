@@ -59,9 +59,10 @@ void bind_ops(py::module_& m) {
       },
       Release());
   py::class_<LinearWeights>(m, "LinearWeights")
-      .def(py::init([](V data, std::int64_t n, std::int64_t k, bool pair) {
-        return LinearWeights{data, n, k, pair};
+      .def(py::init([](V data, std::int64_t n, std::int64_t k, bool pair, int parts) {
+        return LinearWeights{data, n, k, pair, parts};
       }));
+  m.def("linear_parts", &fastsi::linear_parts, Release());
   m.def("linear_packed_shape", &fastsi::linear_packed_shape);
   m.def("linear_pack", &fastsi::linear_pack, Release());
   m.def("linear_unpack", &fastsi::linear_unpack, Release());

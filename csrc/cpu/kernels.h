@@ -51,6 +51,7 @@ struct LinearTask {
   std::int64_t k, n;
   Activation activation;
   bool pair;
+  int weight_parts;  // as LinearWeights::parts
 };
 struct LinearBlock {
   std::int64_t row_first, row_last, panel_first, panel_last;

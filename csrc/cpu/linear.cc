@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstring>
 
 #include "fastsi/isa.h"
 #include "fastsi/parallel.h"
@@ -24,6 +25,15 @@ thread_local struct {
 } prepared;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// As the kernel on tiles splits: ties go away from zero.
+float nearest_bf16(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits = (bits + 0x8000u) & 0xFFFF0000u;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
 
 // Packed columns of n output features: a pair's vectors of first and second weights alternate, so
 // both halves are filled up to a vector.
@@ -49,6 +59,8 @@ LinearLayout check_packed(const LinearWeights& packed) {
   FASTSI_CHECK(data.shape[2] == layout.width, "weights: packed in panels of ", data.shape[2],
                " columns, instruction set ", name_of(isa()), " reads panels of ", layout.width,
                "; pack them again");
+  FASTSI_CHECK(1 <= packed.parts && packed.parts <= 3, "weights: ", packed.parts,
+               " parts, must be 1 to 3");
   FASTSI_CHECK(packed.n >= 0 && !(packed.pair && packed.n % 2), "weights: ", packed.n,
                " output features", packed.pair ? ", a pair must have an even number" : "");
   require_size("weights", data, 0,
@@ -167,6 +179,27 @@ std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, 
           ceil_div(k, layout.depth) * layout.depth, layout.width};
 }
 
+int linear_parts(const TensorView& weight, int threads) {
+  require_dims("weight", weight, 2);
+  require_dtype("weight", weight, DType::f32);
+  require_contiguous("weight", weight);
+  const std::int64_t rows = weight.shape[0], depth = weight.shape[1];
+  const auto* values = static_cast<const float*>(weight.data);
+  if (static_cast<double>(weight.numel()) < kSerialElements) threads = 1;
+  std::atomic<int> most{1};
+  parallel_for(rows, threads, [&](std::int64_t row) {
+    int found = 1;
+    for (const float *at = values + row * depth, *end = at + depth; at < end && found < 3; ++at) {
+      const float left = *at - nearest_bf16(*at);
+      if (left == 0) continue;
+      found = std::max(found, left == nearest_bf16(left) ? 2 : 3);  // a NaN equals nothing: 3
+    }
+    for (int seen = most; seen < found && !most.compare_exchange_weak(seen, found);) {
+    }
+  });
+  return most;
+}
+
 void linear_pack(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
                  int threads) {
   for_each_weight(weight, packed, first, threads, [](float& to, float& from) { to = from; });
@@ -201,7 +234,8 @@ void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilog
                         depth,
                         packed.n,
                         after.activation,
-                        packed.pair};
+                        packed.pair,
+                        packed.parts};
   if (static_cast<double>(rows) * static_cast<double>(depth * packed.n) < kSerialWork) threads = 1;
   const Items items = cut(rows, task, panels, layout, threads);
   const Kernels& kernel = kernels();

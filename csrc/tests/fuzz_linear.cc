@@ -33,6 +33,13 @@ void pack(const Tensor& weight, const fastsi::LinearWeights& packed) {
   require(std::memcmp(back.view.data, weight.view.data, bytes) == 0, "linear: unpack");
 }
 
+// Cuts the weights to the sum of that many bfloat16 numbers.
+void shorten(Tensor& weight, int parts) {
+  const std::uint32_t mask = parts == 3 ? ~0u : parts == 2 ? 0xFFFFFF00u : 0xFFFF0000u;
+  auto* bits = weight.as<std::uint32_t>();
+  for (std::int64_t i = 0; i < weight.view.numel(); ++i) bits[i] &= mask;
+}
+
 }  // namespace
 
 void linear() {
@@ -49,7 +56,8 @@ void linear() {
   for (std::int64_t r = 0; gather && r < rows; ++r) {
     index.as<std::int64_t>()[r] = pick(0, sources - 1);
   }
-  const fastsi::LinearWeights packed{data.view, n, k, pair};
+  shorten(weight, static_cast<int>(pick(1, 3)));
+  const fastsi::LinearWeights packed{data.view, n, k, pair, fastsi::linear_parts(weight.view, 2)};
   pack(weight, packed);
   fastsi::LinearEpilogue after;
   const bool biased = pick(0, 1), added = pick(0, 1);

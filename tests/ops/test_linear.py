@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from fastsi import _ext
 from fastsi.errors import ConfigError
 from fastsi.ops import PackedWeight, explain, linear, pack_weight
+from fastsi.ops._view import view
 from tests.ops.support import assert_as_good_as_torch, runners, running, torch_threads
 
 RUNNERS = runners("linear")
@@ -310,3 +313,20 @@ def test_bad_arguments_are_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             pack_weight(weights, pair=pair)
+
+
+@pytest.mark.parametrize("runner", CPU_RUNNERS)
+@pytest.mark.parametrize(("kept", "parts"), [(-65536, 1), (-256, 2), (-1, 3)])
+def test_short_weights_take_fewer_products_and_the_same_bits(
+    runner: str, kept: int, parts: int
+) -> None:
+    """Weights that are sums of one or two bfloat16 numbers, as checkpoints hold them."""
+    weight = (normal(70, 100).view(torch.int32) & kept).view(torch.float32)
+    x = normal(40, 100, seed=1)
+    core = _ext.core()
+    assert core.linear_parts(view(weight), 1) == parts
+    with running(runner) as backend:
+        short = pack_weight([weight])
+        data = short.data.view(torch.float32).view(core.linear_packed_shape(70, 100, False))
+        whole = dataclasses.replace(short, handle=core.LinearWeights(view(data), 70, 100, False, 3))
+        assert torch.equal(linear(x, short, backend=backend), linear(x, whole, backend=backend))

@@ -89,11 +89,13 @@ struct SampledTokens {
 // Weights of a linear layer in panels of columns, as the kernels of one instruction set read them:
 // data as linear_packed_shape says, [panels, k filled up, width], float32, zeros where it is
 // padding. n counts the output features of all weights laid side by side; a pair's second half
-// multiplies the activated first half.
+// multiplies the activated first half. `parts`: as linear_parts says of all weights, or more; it
+// changes no bit of a product, only its time.
 struct LinearWeights {
   TensorView data;
   std::int64_t n = 0, k = 0;
   bool pair = false;
+  int parts = 3;
 };
 
 enum class Activation : int { none = 0, silu = 1, gelu = 2, gelu_tanh = 3 };
@@ -110,6 +112,9 @@ struct LinearEpilogue {
 std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair);
 
 // Copies weight [features, k] to or from the features [first, first + features) of `packed`.
+// Fewest bfloat16 numbers, 1 to 3, whose sum is exactly the weight, for every one of them.
+int linear_parts(const TensorView& weight, int threads);
+
 void linear_pack(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
                  int threads);
 void linear_unpack(const LinearWeights& packed, std::int64_t first, const TensorView& weight,

@@ -171,11 +171,13 @@ def _pack_fp32(weights: Sequence[torch.Tensor], pair: bool) -> PackedWeight:
     fields = common(weights, "fp32", pair)
     n, k = fields["n"], fields["k"]
     shape = core.linear_packed_shape(n, k, pair)
-    data = aligned(4 * math.prod(shape))
-    handle = core.LinearWeights(view(data.view(torch.float32).view(shape)), n, k, pair)
+    data, threads = aligned(4 * math.prod(shape)), torch.get_num_threads()
+    # Weights of a bfloat16 checkpoint take half the products of arbitrary float32 ones.
+    parts = max(core.linear_parts(view(weight), threads) for weight in weights)
+    handle = core.LinearWeights(view(data.view(torch.float32).view(shape)), n, k, pair, parts)
     first = 0
     for weight in weights:
-        core.linear_pack(view(weight), handle, first, torch.get_num_threads())
+        core.linear_pack(view(weight), handle, first, threads)
         first += weight.shape[0]
     return PackedWeight(**fields, layout=f"panel{shape[2]}", data=data, handle=handle)
 
