@@ -164,3 +164,45 @@ def tally_votes(
     min_share: float,
     result: Sequence[TensorView],
 ) -> None: ...
+
+class DecoderNorm:
+    def __init__(self, weight: TensorView, eps: float) -> None: ...
+
+class DecoderHeadNorms:
+    def __init__(self, q: TensorView, k: TensorView, eps: float) -> None: ...
+
+class DecoderLinear:
+    def __init__(
+        self, weights: LinearWeights | LinearInt8Weights, bias: TensorView | None
+    ) -> None: ...
+
+class DecoderLayer:
+    def __init__(
+        self,
+        before: DecoderNorm,
+        qkv: DecoderLinear,
+        head_norms: DecoderHeadNorms | None,
+        scale: float,
+        softcap: float,
+        window: int,
+        output: DecoderLinear,
+        between: DecoderNorm,
+        gate_up: DecoderLinear,
+        activation: int,
+        down: DecoderLinear,
+    ) -> None: ...
+
+class Decoder:
+    def __init__(self, layers: Sequence[DecoderLayer]) -> None: ...
+    def forward(
+        self,
+        hidden: TensorView,
+        cos: TensorView,
+        sin: TensorView,
+        k_caches: Sequence[TensorView],
+        v_caches: Sequence[TensorView],
+        slots: TensorView,
+        plan: SegmentPlan,
+        scratch: tuple[TensorView, TensorView, TensorView, TensorView, TensorView],
+        threads: int,
+    ) -> None: ...

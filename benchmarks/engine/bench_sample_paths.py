@@ -40,6 +40,7 @@ from transformers import PreTrainedModel
 from fastsi import SamplingParams, ops
 from fastsi.api import BUILTIN, builtin_model
 from fastsi.engine import LLM
+from fastsi.engine.fused_decoder import FusedDecoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
@@ -227,8 +228,14 @@ def needed_kv_tokens(args: argparse.Namespace, sharing: str) -> int:
 
 @contextmanager
 def leave_out_attention() -> Iterator[None]:
-    """Answer every attention call with its queries: right shape, no work, meaningless tokens."""
-    with mock.patch.object(ops, "segment_attention", lambda q, *_, **__: (q.contiguous(), None)):
+    """Answer every attention call with its queries: right shape, no work, meaningless tokens.
+
+    Layers then run op by op: one call of the extension for all of them would attend.
+    """
+    with (
+        mock.patch.object(FusedDecoder, "_in_one_call", return_value=False),
+        mock.patch.object(ops, "segment_attention", lambda q, *_, **__: (q.contiguous(), None)),
+    ):
         yield
 
 

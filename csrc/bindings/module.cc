@@ -35,11 +35,6 @@ TensorView make_view(std::uintptr_t data, const py::tuple& shape, const py::tupl
   return view;
 }
 
-fastsi::Activation activation_of(int number) {
-  FASTSI_CHECK(0 <= number && number < fastsi::kNumActivations, "activation: no number ", number);
-  return static_cast<fastsi::Activation>(number);
-}
-
 void bind_ops(py::module_& m) {
   using Release = py::call_guard<py::gil_scoped_release>;
   using fastsi::AttentionOptions;
@@ -70,7 +65,7 @@ void bind_ops(py::module_& m) {
       "linear",
       [](V x, const LinearWeights& weights, const TensorView* bias, const TensorView* residual,
          const TensorView* row_index, int activation, V out, int threads) {
-        const LinearEpilogue after{bias, residual, row_index, activation_of(activation)};
+        const LinearEpilogue after{bias, residual, row_index, fastsi::activation_of(activation)};
         fastsi::linear(x, weights, after, out, threads);
       },
       Release());
@@ -84,7 +79,7 @@ void bind_ops(py::module_& m) {
       "linear_int8",
       [](V x, const LinearInt8Weights& weights, const TensorView* bias, const TensorView* residual,
          const TensorView* row_index, int activation, V out, int threads) {
-        const LinearEpilogue after{bias, residual, row_index, activation_of(activation)};
+        const LinearEpilogue after{bias, residual, row_index, fastsi::activation_of(activation)};
         fastsi::linear_int8(x, weights, after, out, threads);
       },
       Release());
@@ -107,9 +102,7 @@ void bind_ops(py::module_& m) {
   m.def(
       "act_mul",
       [](V gate, V up, int activation, V out, int threads) {
-        FASTSI_CHECK(0 <= activation && activation < fastsi::kNumActivations,
-                     "activation: no number ", activation);
-        fastsi::act_mul(gate, up, static_cast<fastsi::Activation>(activation), out, threads);
+        fastsi::act_mul(gate, up, fastsi::activation_of(activation), out, threads);
       },
       Release());
   m.def(
@@ -158,5 +151,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("philox", &fastsi::philox, py::arg("counter"), py::arg("key"));
   m.def("uniform", &fastsi::uniform, py::arg("key"), py::arg("position"));
   bind_ops(m);
+  fastsi::bind_decoder(m);
   fastsi::bind_vote(m);
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,10 +21,14 @@ from fastsi.engine.attention import LayerCall, StepContext
 from fastsi.engine.module_swaps import MLP_PARTS, activation_of
 from fastsi.engine.packed_layers import PackedLayers, Stamper
 
+if TYPE_CHECKING:
+    from fastsi.engine.compiled_layers import CompiledLayers
+
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _DECODER = {"embed_tokens", "layers", "norm", "rotary_emb"}
+_LAYER_OPS = ("norm_rope_act", "linear", "segment_attention")
 _FIRST_POSITIONS = 1024
 _Run = Callable[..., torch.Tensor]
 
@@ -34,24 +38,29 @@ class NotFused(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Norm:
+class Norm:
+    """An RMSNorm of the model."""
+
     module: nn.Module
     eps: float
 
     @property
     def weight(self) -> torch.Tensor:
+        """[H], the model's own."""
         found: torch.Tensor = self.module.weight  # type: ignore[assignment]
         return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Layer:
-    before: _Norm
+class Layer:
+    """A layer of the model, taken apart."""
+
+    before: Norm
     qkv: PackedLayers
-    q_norm: _Norm | None
-    k_norm: _Norm | None
+    q_norm: Norm | None
+    k_norm: Norm | None
     output: PackedLayers
-    between: _Norm
+    between: Norm
     gate_up: PackedLayers
     activation: str
     down: PackedLayers
@@ -90,6 +99,11 @@ class FusedDecoder:
         self._longest = longest
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
         self._buffers: dict[str, torch.Tensor] = {}
+        sizes = {
+            (one.qkv.out_features, one.gate_up.out_features, one.call.shape) for one in self._layers
+        }
+        self._alike = len(sizes) == 1
+        self._compiled: CompiledLayers | None = None
 
     @property
     def products(self) -> list[PackedLayers]:
@@ -101,6 +115,7 @@ class FusedDecoder:
 
     def refresh(self, stamp: Stamper) -> None:
         """Pack what has changed; tables of positions are made anew."""
+        self._compiled = None  # first, since it holds on to what is packed
         for product in self.products:
             product.refresh(stamp)
         self._tables = None
@@ -126,6 +141,22 @@ class FusedDecoder:
         run: _Run = PackedLayers.plain if plain else PackedLayers.__call__
         tables = self._rotations(positions)
         hidden = self._embed(ids)
+        if not plain and self._in_one_call(hidden):
+            self._run_compiled(hidden, tables, context)
+        else:
+            self._run_ops(hidden, tables, context, run)
+        kept = hidden[keep]
+        ops.rms_norm(kept, self._norm.weight, self._norm.eps, out=kept)
+        return run(self._head, kept, out=self._buffer("logits", len(kept), self._head.out_features))
+
+    def _run_ops(
+        self,
+        hidden: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        context: StepContext,
+        run: _Run,
+    ) -> None:
+        """The layers, op by op and in place: what every backend can do, and the definition."""
         rows, width = hidden.shape
         normed = self._buffer("normed", rows, width)
         for number, layer in enumerate(self._layers):
@@ -137,9 +168,34 @@ class FusedDecoder:
             gated = self._buffer("gated", rows, layer.gate_up.out_features)
             run(layer.gate_up, normed, activation=layer.activation, out=gated)
             run(layer.down, gated, residual=hidden, out=hidden)
-        kept = hidden[keep]
-        ops.rms_norm(kept, self._norm.weight, self._norm.eps, out=kept)
-        return run(self._head, kept, out=self._buffer("logits", len(kept), self._head.out_features))
+
+    def _in_one_call(self, hidden: torch.Tensor) -> bool:
+        """Whether the layers share their scratch memory and every op would run on the extension."""
+        return self._alike and all(ops.chosen_backend(op, hidden) == "cpu" for op in _LAYER_OPS)
+
+    def _run_compiled(
+        self,
+        hidden: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        context: StepContext,
+    ) -> None:
+        """`_run_ops` in one call of the extension, with the same bits."""
+        if self._compiled is None:
+            from fastsi.engine.compiled_layers import CompiledLayers
+
+            self._compiled = CompiledLayers(self._layers)
+        layer, (rows, width) = self._layers[0], hidden.shape
+        kv_heads, head_dim = layer.call.shape
+        queries = layer.qkv.out_features - 2 * kv_heads * head_dim
+        columns = {
+            "normed": width,
+            "qkv": layer.qkv.out_features,
+            "attended": queries,
+            "lse": queries // head_dim,
+            "gated": layer.gate_up.out_features,
+        }
+        scratch = [self._buffer(name, rows, count) for name, count in columns.items()]
+        self._compiled.forward(hidden, tables, context, scratch)
 
     def _buffer(self, name: str, rows: int, columns: int) -> torch.Tensor:
         """Memory kept from step to step: fresh pages for 50 MB of logits take milliseconds."""
@@ -161,7 +217,7 @@ class FusedDecoder:
 
 
 def _attend(
-    layer: _Layer,
+    layer: Layer,
     number: int,
     qkv: torch.Tensor,
     tables: tuple[torch.Tensor, torch.Tensor],
@@ -207,7 +263,7 @@ def _parts(model: PreTrainedModel) -> tuple[dict[str, nn.Module], nn.Module]:
     return parts, children["lm_head"]
 
 
-def _layer(module: nn.Module, call: LayerCall, mode: str, name: str) -> _Layer:
+def _layer(module: nn.Module, call: LayerCall, mode: str, name: str) -> Layer:
     parts = dict(module.named_children())
     _same_names(name, parts, _LAYER)
     attention = dict(parts["self_attn"].named_children())
@@ -231,7 +287,7 @@ def _layer(module: nn.Module, call: LayerCall, mode: str, name: str) -> _Layer:
         queries % call.shape.head_dim
     ):
         raise NotFused(f"{name}: projections do not match the heads")
-    return _Layer(
+    return Layer(
         before=_norm(parts["input_layernorm"], f"{name}.input_layernorm"),
         qkv=PackedLayers([linears[key] for key in ("q_proj", "k_proj", "v_proj")], mode),
         q_norm=q_norm,
@@ -262,12 +318,12 @@ def _linear(module: nn.Module, name: str) -> nn.Linear:
     return module
 
 
-def _norm(module: nn.Module, name: str) -> _Norm:
+def _norm(module: nn.Module, name: str) -> Norm:
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     names = [key for key, _ in module.named_parameters()]
     if not isinstance(eps, float) or names != ["weight"]:
         raise NotFused(f"{name}: {type(module).__name__} is no RMSNorm")
-    return _Norm(module, eps)
+    return Norm(module, eps)
 
 
 def _activation(function: Any, name: str) -> str:

@@ -56,6 +56,12 @@ class PackedLayers:
         return total // 2 if self.pair else total
 
     @property
+    def packed(self) -> tuple[PackedWeight, torch.Tensor | None]:
+        """Weights and bias as last packed."""
+        assert self._packed is not None, "used before `refresh`"
+        return self._packed, self._bias
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the packed copy."""
         return 0 if self._packed is None else self._packed.nbytes
@@ -91,10 +97,8 @@ class PackedLayers:
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `fastsi.ops.linear`; x [R, in]."""
-        assert self._packed is not None, "used before `refresh`"
-        return ops.linear(
-            x, self._packed, bias=self._bias, residual=residual, activation=activation, out=out
-        )
+        packed, bias = self.packed
+        return ops.linear(x, packed, bias=bias, residual=residual, activation=activation, out=out)
 
     def plain(
         self,

@@ -3,7 +3,7 @@
 ``explain(op, *tensors)`` says which backend a call uses and why not the others.
 """
 
-from fastsi.ops._registry import explain
+from fastsi.ops._registry import chosen_backend, explain
 from fastsi.ops.kv_write.api import kv_write
 from fastsi.ops.linear.api import linear
 from fastsi.ops.linear.packed import PackedWeight, pack_weight
@@ -34,6 +34,7 @@ __all__ = [
     "VoteOptions",
     "act_mul",
     "answer_end",
+    "chosen_backend",
     "explain",
     "kv_write",
     "linear",

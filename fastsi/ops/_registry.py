@@ -132,6 +132,7 @@ TABLE: tuple[Row, ...] = (
     *_rows("match_stop", (torch.int64,), (torch.int64,)),
 )
 """In order of preference within an op."""
+_BACKEND_OF = {row.module: row.backend for row in TABLE}
 
 
 def choose(
@@ -145,6 +146,12 @@ def choose(
     """
     asked = env.get(env.BACKEND) if backend == "auto" else backend
     return _chosen(op, facts, asked, function or op)
+
+
+def chosen_backend(op: str, *tensors: torch.Tensor, backend: str = "auto") -> str:
+    """Name of the backend that a call of ``op`` with these tensors would use, as `choose`."""
+    function = FUNCTIONS.get(op, (op,))[0]
+    return _BACKEND_OF[choose(op, facts(*tensors), backend, function).__module__]
 
 
 @functools.cache

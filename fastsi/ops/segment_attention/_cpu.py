@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from fastsi import _ext
@@ -9,7 +11,21 @@ from fastsi.ops._checks import accumulate_dtype
 from fastsi.ops._view import rows_dense, view
 from fastsi.ops.segment_attention.plan import FIELDS, SegmentPlan
 
+if TYPE_CHECKING:
+    from fastsi import _C as core
+
 _C = _ext.core()
+
+
+def checked_plan(plan: SegmentPlan, page_size: int) -> core.SegmentPlan:
+    """What the extension makes of a plan, made once per step and shared by all layers."""
+    made: core.SegmentPlan = plan.prepared(
+        ("cpu", page_size),
+        lambda: _C.SegmentPlan(
+            *(view(getattr(plan, name).contiguous()) for name in FIELDS), page_size
+        ),
+    )
+    return made
 
 
 def segment_attention(
@@ -22,13 +38,7 @@ def segment_attention(
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `fastsi.ops.segment_attention`."""
-    page_size = k_cache.shape[2]
-    checked = plan.prepared(
-        ("cpu", page_size),
-        lambda: _C.SegmentPlan(
-            *(view(getattr(plan, name).contiguous()) for name in FIELDS), page_size
-        ),
-    )
+    checked = checked_plan(plan, k_cache.shape[2])
     q = rows_dense(q)
     out = torch.empty(q.shape, dtype=q.dtype)
     lse = torch.empty(q.shape[:2], dtype=accumulate_dtype(q.dtype))

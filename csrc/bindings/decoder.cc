@@ -1,0 +1,53 @@
+// Python face of fastsi/decoder.h. Views do not own memory: the Python side keeps the tensors.
+#include "fastsi/decoder.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <utility>
+
+#include "bindings.h"
+
+namespace py = pybind11;
+
+namespace fastsi {
+
+void bind_decoder(py::module_& m) {
+  py::class_<DecoderNorm>(m, "DecoderNorm").def(py::init([](const TensorView& weight, double eps) {
+    return DecoderNorm{weight, eps};
+  }));
+  py::class_<DecoderHeadNorms>(m, "DecoderHeadNorms")
+      .def(py::init([](const TensorView& q, const TensorView& k, double eps) {
+        return DecoderHeadNorms{q, k, eps};
+      }));
+  py::class_<DecoderLinear>(m, "DecoderLinear")
+      .def(py::init([](std::variant<LinearWeights, LinearInt8Weights> weights,
+                       std::optional<TensorView> bias) {
+        return DecoderLinear{std::move(weights), std::move(bias)};
+      }));
+  py::class_<DecoderLayer>(m, "DecoderLayer")
+      .def(py::init([](const DecoderNorm& before, const DecoderLinear& qkv,
+                       const std::optional<DecoderHeadNorms>& head_norms, double scale,
+                       double softcap, std::int64_t window, const DecoderLinear& output,
+                       const DecoderNorm& between, const DecoderLinear& gate_up, int activation,
+                       const DecoderLinear& down) {
+        return DecoderLayer{before, qkv,     head_norms, {scale, softcap, window},
+                            output, between, gate_up,    activation_of(activation),
+                            down};
+      }));
+  py::class_<Decoder>(m, "Decoder")
+      .def(py::init<std::vector<DecoderLayer>>())
+      .def("forward", [](const Decoder& decoder, const TensorView& hidden, const TensorView& cos,
+                         const TensorView& sin, std::vector<TensorView> k_caches,
+                         std::vector<TensorView> v_caches, const TensorView& slots,
+                         const SegmentPlan& plan, const std::array<TensorView, 5>& scratch,
+                         int threads) {
+        const auto& [normed, qkv, attended, lse, gated] = scratch;
+        const DecoderStep step{hidden, {cos, sin}, std::move(k_caches), std::move(v_caches), slots};
+        const py::gil_scoped_release release;
+        decoder.forward(step, plan, {normed, qkv, attended, lse, gated}, threads);
+      });
+}
+
+}  // namespace fastsi

@@ -1,0 +1,97 @@
+#include "fastsi/decoder.h"
+
+#include <utility>
+
+namespace fastsi {
+namespace {
+
+void product(const TensorView& x, const DecoderLinear& layer, const TensorView* residual,
+             Activation activation, const TensorView& out, int threads) {
+  const TensorView* bias = layer.bias ? &*layer.bias : nullptr;
+  const LinearEpilogue after{bias, residual, nullptr, activation};
+  if (const auto* exact = std::get_if<LinearWeights>(&layer.weights)) {
+    linear(x, *exact, after, out, threads);
+  } else {
+    linear_int8(x, std::get<LinearInt8Weights>(layer.weights), after, out, threads);
+  }
+}
+
+// Heads [first, first + count) of rows [R, heads * dim], as [R, count, dim].
+TensorView heads_of(const TensorView& rows, std::int64_t first, std::int64_t count,
+                    std::int64_t dim) {
+  TensorView view = rows;
+  view.data = static_cast<float*>(rows.data) + first * dim;
+  view.dims = 3;
+  view.shape[1] = count;
+  view.shape[2] = dim;
+  view.stride[1] = dim;
+  view.stride[2] = 1;
+  return view;
+}
+
+void check_scratch(const char* name, const TensorView& view, std::int64_t rows) {
+  require_dims(name, view, 2);
+  require_dtype(name, view, DType::f32);
+  require_size(name, view, 0, rows);
+  require_contiguous(name, view);
+}
+
+struct Heads {
+  TensorView q, k, v, out;
+};
+
+// The views of one layer's projections; every element of theirs lies inside the scratch.
+Heads split_heads(const DecoderScratch& scratch, const TensorView& k_cache) {
+  require_dims("k_cache", k_cache, 4);
+  const std::int64_t kv_heads = k_cache.shape[1], dim = k_cache.shape[3];
+  const std::int64_t columns = scratch.qkv.shape[1];
+  FASTSI_CHECK(kv_heads > 0 && dim > 0 && columns % dim == 0 && columns / dim > 2 * kv_heads,
+               "qkv: has ", columns, " columns, must hold queries, keys and values of heads of ",
+               dim, " elements, ", kv_heads, " for keys");
+  const std::int64_t q_heads = columns / dim - 2 * kv_heads;
+  require_size("attended", scratch.attended, 1, q_heads * dim);
+  return {heads_of(scratch.qkv, 0, q_heads, dim), heads_of(scratch.qkv, q_heads, kv_heads, dim),
+          heads_of(scratch.qkv, q_heads + kv_heads, kv_heads, dim),
+          heads_of(scratch.attended, 0, q_heads, dim)};
+}
+
+}  // namespace
+
+void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
+                      const DecoderScratch& scratch, int threads) const {
+  const std::size_t layers = layers_.size();
+  FASTSI_CHECK(step.k_caches.size() == layers && step.v_caches.size() == layers,
+               "k_caches: ", step.k_caches.size(), ", v_caches: ", step.v_caches.size(),
+               ", layers: ", layers);
+  const TensorView& hidden = step.hidden;
+  require_dims("hidden", hidden, 2);
+  for (const auto& [name, view] : {std::pair{"normed", &scratch.normed},
+                                   {"qkv", &scratch.qkv},
+                                   {"attended", &scratch.attended},
+                                   {"lse", &scratch.lse},
+                                   {"gated", &scratch.gated}}) {
+    check_scratch(name, *view, hidden.shape[0]);
+  }
+  for (std::size_t i = 0; i < layers; ++i) {
+    const DecoderLayer& layer = layers_[i];
+    const TensorView &k_cache = step.k_caches[i], &v_cache = step.v_caches[i];
+    const Heads heads = split_heads(scratch, k_cache);
+    RopeNorms norms{nullptr, nullptr, 0};
+    if (layer.head_norms) {
+      norms = {&layer.head_norms->q, &layer.head_norms->k, layer.head_norms->eps};
+    }
+
+    rms_norm(hidden, layer.before.weight, layer.before.eps, nullptr, scratch.normed, threads);
+    product(scratch.normed, layer.qkv, nullptr, Activation::none, scratch.qkv, threads);
+    rope_kv_write(heads.q, heads.k, heads.v, step.tables, norms, k_cache, v_cache, step.slots,
+                  threads);
+    segment_attention(heads.q, k_cache, v_cache, plan, layer.attention, heads.out, scratch.lse,
+                      threads);
+    product(scratch.attended, layer.output, &hidden, Activation::none, hidden, threads);
+    rms_norm(hidden, layer.between.weight, layer.between.eps, nullptr, scratch.normed, threads);
+    product(scratch.normed, layer.gate_up, nullptr, layer.activation, scratch.gated, threads);
+    product(scratch.gated, layer.down, &hidden, Activation::none, hidden, threads);
+  }
+}
+
+}  // namespace fastsi

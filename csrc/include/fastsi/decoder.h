@@ -1,0 +1,73 @@
+// All layers of a decoder built like Llama in one call: the same functions, in the same order and
+// on the same views, as fastsi/engine/fused_decoder.py calls one by one, so the bits are the same.
+#pragma once
+
+#include <optional>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "fastsi/ops.h"
+
+namespace fastsi {
+
+struct DecoderNorm {
+  TensorView weight;
+  double eps = 0;
+};
+
+struct DecoderLinear {
+  std::variant<LinearWeights, LinearInt8Weights> weights;
+  std::optional<TensorView> bias;
+};
+
+// Per head of queries and keys; both or neither, with one eps.
+struct DecoderHeadNorms {
+  TensorView q, k;
+  double eps = 0;
+};
+
+// norm, attention over rotated heads, residual, norm, gated MLP, residual. `qkv` are the
+// projections of queries, keys and values side by side, `gate_up` is a pair.
+struct DecoderLayer {
+  DecoderNorm before;
+  DecoderLinear qkv;
+  std::optional<DecoderHeadNorms> head_norms;
+  AttentionOptions attention;
+  DecoderLinear output;
+  DecoderNorm between;
+  DecoderLinear gate_up;
+  Activation activation = Activation::none;
+  DecoderLinear down;
+};
+
+// What changes from step to step, for R rows. hidden [R, H] becomes the result; caches are one per
+// layer.
+struct DecoderStep {
+  TensorView hidden;
+  RopeTables tables;
+  std::vector<TensorView> k_caches, v_caches;
+  TensorView slots;
+};
+
+// Float32 memory that every layer writes anew, each [R, columns] and contiguous: normed H, qkv as
+// many as its features, attended and lse for the queries' elements and heads, gated half of the
+// pair's features.
+struct DecoderScratch {
+  TensorView normed, qkv, attended, lse, gated;
+};
+
+// The views point to memory that the caller keeps alive as long as this object is used.
+class Decoder {
+ public:
+  explicit Decoder(std::vector<DecoderLayer> layers) : layers_(std::move(layers)) {}
+
+  // Throws std::invalid_argument if a view does not fit; every function called checks its own.
+  void forward(const DecoderStep& step, const SegmentPlan& plan, const DecoderScratch& scratch,
+               int threads) const;
+
+ private:
+  std::vector<DecoderLayer> layers_;
+};
+
+}  // namespace fastsi
