@@ -105,6 +105,8 @@ class RowTable:
 
     def activate(self, slots: list[int]) -> None:
         """Put slots into ``active`` at their place in depth-first order."""
+        if not slots:
+            return
         slots_now = np.concatenate([self.active, np.asarray(slots, dtype=np.int64)])
         keys = (self.index[slots_now], self.request[slots_now], self.tin[slots_now])
         self.active = slots_now[np.lexsort(keys)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 
@@ -101,13 +102,18 @@ def score_tokens(
     A greedy draw knows the log-prob of the first maximum in one pass over the row; that of another
     token is lower by the difference of the two logits.
     """
-    streams = torch.zeros(logits.shape[0], dtype=torch.int64, device=logits.device)
-    greedy = ops.SampleParams.build(key=streams, position=0, temperature=0.0, device=logits.device)
-    best = ops.sample_tokens(logits, greedy)
+    best = ops.sample_tokens(logits, _greedy(logits.shape[0], logits.device))
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     top = logits.gather(1, best.token[:, None])[:, 0].to(wide)
     below = logits[row_index, tokens].to(wide) - top[row_index]
     return best.logprob_full[row_index] + below
+
+
+@functools.lru_cache(maxsize=64)
+def _greedy(rows: int, device: torch.device) -> ops.SampleParams:
+    """Settings of greedy draws; most steps have as many rows as the one before."""
+    streams = torch.zeros(rows, dtype=torch.int64, device=device)
+    return ops.SampleParams.build(key=streams, position=0, temperature=0.0, device=device)
 
 
 def top_logprobs(
