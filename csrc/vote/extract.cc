@@ -1,6 +1,7 @@
 // Twin of fastsi/vote/extract.py, which lists the rules in order.
 #include <algorithm>
 
+#include "reading.h"
 #include "rules.h"
 #include "text.h"
 
@@ -190,7 +191,9 @@ Status bare(std::string_view text, std::string* key) {
     if (status == Status::host) return status;
     if (status == Status::key && !is_text(*key)) {
       if (key->compare(0, 4, "num:") != 0 || is_bare_number(line)) return status;
-      if (is_alpha(line[0])) return Status::host;  // perhaps a number in words
+      const std::string_view plain = strip_ends(line);
+      const auto words = words_prefix(plain);
+      if (words && words->end == plain.size()) return status;
     }
   }
   const std::size_t last_line = line.rfind('\n') + 1;  // kNone + 1 is 0

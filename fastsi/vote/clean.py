@@ -240,11 +240,13 @@ def _fractions(text: str) -> str:
         return text
     closed = _braces(text)
     out: list[str] = []
+    last = ""  # the last character written that is no blank
     at = 0
     while at < len(text):
         if not (text.startswith("\\frac", at) and _name_end(text, at) == at + 5):
             end = at + 2 if text[at] == "\\" else at + 1
             out.append(text[at:end])
+            last = text[at:end].rstrip(" ")[-1:] or last
             at = end
             continue
         top, end = _argument(text, at + 5, closed)
@@ -252,11 +254,12 @@ def _fractions(text: str) -> str:
         plain = None if top is None or bottom is None else _plain_fraction(top, bottom)
         if plain is None:
             out.append("\\frac")
+            last = "c"
             at += 5
             continue
         # An exponent is the whole fraction; a bar before it would divide by the whole of it.
-        before = "".join(out[-2:]).rstrip(" ")[-1:]
-        out.append("{" + plain.strip(" ") + "}" if before in ("^", "_", "/") else plain)
+        out.append("{" + plain.strip(" ") + "}" if last in ("^", "_", "/") else plain)
+        last = out[-1].rstrip(" ")[-1:]
         at = end
     return "".join(out)
 
@@ -291,13 +294,15 @@ _NAMES = {
     "geq": "\\ge ", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]", "dots": "...",
     "ldots": "...", "cdots": "...", "varnothing": "\\emptyset ", "mathrm": "", "text": "",
 }  # fmt: skip
-_COMMAND = re.compile(r"\\([A-Za-z]+)|\\([%$#&_{}()\[\]])")
+_COMMAND = re.compile(r"\\\\|\\([A-Za-z]+)|\\([%$#&_{}()\[\]])")
 
 
 def _command(match: re.Match[str]) -> str:
     name, sign = match[1], match[2]
     if name is not None:
         return _NAMES.get(name, match[0])
+    if sign is None:  # two backslashes end a row
+        return match[0]
     return " " if sign in "()[]" else sign
 
 

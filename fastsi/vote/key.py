@@ -133,7 +133,7 @@ _MATH = re.compile(
     r"|(?<![A-Za-z])(?:pi|sqrt|infinity|inf)(?![A-Za-z])"
 )
 _ARTICLE = re.compile(r"(?:the|an|a) (?=[a-z]{2})")
-_ROOT = re.compile(r"(?<![A-Za-z])\\?sqrt ?(?:\(([0-9A-Za-z]+)\)|\{([0-9A-Za-z]+)\})")
+_ROOT = re.compile(r"(?:\\|(?<![A-Za-z\\]))sqrt ?(?:\(([0-9A-Za-z]+)\)|\{([0-9A-Za-z]+)\})")
 _CONSTANT = re.compile(r"(?<![A-Za-z\\])(?:(pi)|(?:positive )?(?:infinity|inf))(?![A-Za-z])")
 _NEGATIVE = re.compile(r"(?:negative|minus) (?=\\)")
 _STAR = re.compile(r"(?<=[0-9A-Za-z)}]) ?\* ?(?=[A-Za-z\\(])")
@@ -150,7 +150,8 @@ def _text(span: str) -> str | None:
         span = span.casefold()
         article = _ARTICLE.match(span)
         span = span[article.end() :] if article else span
-        span = span.rstrip("!") if span[-3:-1].isalpha() else span
+        called = span.rstrip("!")
+        span = called if len(called) > 1 and called[-2:].isalpha() else span  # "n!" is none
         span = "\\emptyset" if span == "empty set" else span
     return "text:" + span if span.strip(" .!-") else None
 

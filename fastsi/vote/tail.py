@@ -115,7 +115,7 @@ def _stands_alone(letter: str, words: list[str], at: int) -> bool:
     """A single letter is a unit right after the number, or an article before another word."""
     if at == 0 and letter in _UNIT_LETTERS:
         return True
-    if letter in "CFK" and words[at - 1] == "degrees":
+    if letter in "CFK" and at > 0 and words[at - 1] == "degrees":
         return True
     return letter in "aI" and at + 1 < len(words)
 
