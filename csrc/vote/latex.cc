@@ -195,7 +195,10 @@ bool is_factor(std::string_view text) {
   if (end == text.size()) return end > 1;
   if (text.substr(0, end) != "\\sqrt") return false;
   const std::size_t root = skip(text, end, ' ');
-  if (char_at(text, root) != '{') return root + 1 == text.size() && is_alnum(text[root]);
+  if (char_at(text, root) != '{') {
+    const std::size_t one = is_alpha(char_at(text, root)) ? root + 1 : digits_end(text, root);
+    return one > root && one == text.size();
+  }
   const std::size_t close = alnum_end(text, root + 1);
   return close > root + 1 && char_at(text, close) == '}' && close + 1 == text.size();
 }
@@ -291,8 +294,8 @@ std::string degrees_and_roots(std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t root = starts_at(text, at, "\\sqrt") ? skip_all(text, at + 5, ' ') : kNone;
     if (root != kNone && is_alnum(char_at(text, root))) {
-      roots.append("\\sqrt{").append(1, text[root]).append("}");
-      at = root + 1;
+      at = is_alpha(text[root]) ? root + 1 : digits_end(text, root);
+      roots.append("\\sqrt{").append(text, root, at - root).append("}");
     } else {
       roots.push_back(text[at++]);
     }

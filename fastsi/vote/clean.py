@@ -230,7 +230,9 @@ def _skip_blanks(text: str, at: int) -> int:
 
 
 _PRODUCT = re.compile(r"(?:[0-9.]|[A-Za-z]|\\[A-Za-z]+ ?|\{[0-9A-Za-z]*\}|\^)+")
-_FACTOR = re.compile(r"[0-9]+|[A-Za-z]|\\[A-Za-z]+|\\sqrt ?(?:\{[0-9A-Za-z]+\}|[0-9A-Za-z])")
+_FACTOR = re.compile(
+    r"[0-9]+|[A-Za-z]|\\[A-Za-z]+|\\sqrt ?(?:\{[0-9A-Za-z]+\}|[0-9]+|[A-Za-z])"
+)
 _NUMERAL = re.compile(r" *[+-]?[0-9][0-9,.]* *")
 
 
@@ -286,7 +288,8 @@ def _plain_fraction(top: str, bottom: str) -> str | None:
 
 
 _DEGREE = re.compile(r"\^ *(?:\{ *\\circ *\}|\\circ(?![A-Za-z]))|\\degrees?(?![A-Za-z])")
-_ROOT = re.compile(r"\\sqrt *([0-9A-Za-z])")
+# TeX would take one digit of \sqrt12; who writes it, or a root sign, means all of them.
+_ROOT = re.compile(r"\\sqrt *([0-9]+|[A-Za-z])")
 _GROUP = re.compile(r"([\^_]) *\{ *([+-]?[0-9]+|[A-Za-z]) *\}")
 _NAMES = {
     "times": "*", "cdot": "*", "div": "/", "approx": "=", "simeq": "=", "sim": "=", "leq": "\\le ",
