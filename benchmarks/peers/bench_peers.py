@@ -62,7 +62,7 @@ WORKLOADS = {
 QUICK = PathsWorkload(prefix_tokens=24, question_tokens=6, questions=2, paths=4, new_tokens=6)
 WARM = PathsWorkload(prefix_tokens=256, question_tokens=20, questions=2, paths=32, new_tokens=8)
 BASELINE = "fastsi"
-QUICK_PROVIDERS = ("transformers", "fastsi", "fastsi-no-sharing")
+QUICK_PROVIDERS = ("transformers", "fastsi", "fastsi-shared-kv")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,8 @@ PROVIDERS = {
     "fastsi": _fastsi(),
     "fastsi-int8": _fastsi(quantization="int8"),
     "fastsi-deterministic": _fastsi(deterministic=True),
-    "fastsi-no-sharing": _fastsi(sharing="none"),
+    "fastsi-shared-kv": _fastsi(sharing="prefill"),
+    "fastsi-no-sharing": dataclasses.replace(_fastsi(sharing="none"), slow=True),
     "vllm": Provider(
         driver="vllm", environment="vllm", settings={"folder": "{models}/float32", "rows": 512}
     ),
