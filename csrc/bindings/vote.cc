@@ -15,6 +15,7 @@
 #include "bindings.h"
 #include "fastsi/parallel.h"
 #include "fastsi/vote_answers.h"
+#include "fastsi/vote_span_device.h"
 
 namespace py = pybind11;
 namespace vote = fastsi::vote;
@@ -107,6 +108,21 @@ void tally(const TensorView& key_id, std::int64_t num_keys, const TensorView& gr
                       {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10]});
 }
 
+// The rules of the CUDA kernel, on the host; for tests.
+vote::Status device_answer_key(std::string_view text, std::string* key) {
+  const auto size = static_cast<int>(text.size());
+  vote::DeviceKey found;
+  switch (vote::device_answer_key(text.data(), size, vote::device::OneLane(), &found)) {
+    case vote::DeviceStatus::key:
+      *key = vote::name_of(found);
+      return vote::Status::key;
+    case vote::DeviceStatus::none:
+      return vote::Status::none;
+    default:
+      return vote::Status::host;
+  }
+}
+
 }  // namespace
 
 void fastsi::bind_vote(py::module_& m) {
@@ -116,6 +132,11 @@ void fastsi::bind_vote(py::module_& m) {
                                     std::move(run_on)};
       }));
   m.def("key_of_answer", [](const py::str& text) { return read_text(text, vote::key_of_answer); });
+  m.def("device_answer_key",
+        [](const py::str& text) { return read_text(text, device_answer_key); });
+  m.def("device_key_name", [](int kind, long long numerator, long long denominator) {
+    return vote::name_of({static_cast<vote::DeviceKind>(kind), numerator, denominator});
+  });
   m.def("answer_key", [](const py::str& text, const vote::ExtractOptions& options) {
     return read_text(text, [&](std::string_view utf8, std::string* key) {
       return vote::answer_key(utf8, options, key);

@@ -9,21 +9,6 @@ namespace {
 constexpr std::size_t kLong = 1000;  // characters
 constexpr int kRounds = 6;
 
-void write_key(const DeviceKey& found, std::string* key) {
-  switch (found.kind) {
-    case DeviceKind::number:
-      key->assign("num:").append(std::to_string(found.numerator));
-      if (found.denominator != 1) key->append("/").append(std::to_string(found.denominator));
-      return;
-    case DeviceKind::choice:
-      key->assign("choice:").push_back(static_cast<char>(found.numerator));
-      return;
-    case DeviceKind::boolean:
-      key->assign(found.numerator != 0 ? "bool:yes" : "bool:no");
-      return;
-  }
-}
-
 std::string integer_key(bool negative, std::string_view digits) {
   std::string plain;
   for (const char c : digits) {
@@ -91,11 +76,28 @@ std::string render(std::string_view key) {
   return "(" + body + ")";
 }
 
+std::string name_of(const DeviceKey& key) {
+  std::string name;
+  switch (key.kind) {
+    case DeviceKind::number:
+      name.assign("num:").append(std::to_string(key.numerator));
+      if (key.denominator != 1) name.append("/").append(std::to_string(key.denominator));
+      break;
+    case DeviceKind::choice:
+      name.assign("choice:").push_back(static_cast<char>(key.numerator));
+      break;
+    case DeviceKind::boolean:
+      name.assign(key.numerator != 0 ? "bool:yes" : "bool:no");
+      break;
+  }
+  return name;
+}
+
 Status key_of_answer(std::string_view text, std::string* key) {
   DeviceKey found;
   if (text.size() <= device::kMaxSpan &&
       device_key(text.data(), static_cast<int>(text.size()), &found)) {
-    write_key(found, key);
+    *key = name_of(found);
     return Status::key;
   }
   std::string storage;

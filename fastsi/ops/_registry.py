@@ -128,6 +128,14 @@ TABLE: tuple[Row, ...] = (
     *_rows("sample_tokens", _FLOATS),
     *_rows("linear", (torch.float32,)),
     *_rows("norm_rope_act", _FLOATS),
+    Row(
+        op="vote_answers",
+        backend="cuda",
+        module="fastsi.ops.vote_answers._cuda",
+        devices=("cuda",),
+        dtypes=_INTS,
+        extension="_C_cuda",
+    ),
     *_rows("vote_answers", _INTS, _INTS),
     *_rows("match_stop", (torch.int64,), (torch.int64,)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ import torch
 from fastsi.errors import ConfigError
 from fastsi.ops import AnswerVotes, TokenBytes, VoteOptions
 from fastsi.types import EXTRACTORS
-from fastsi.vote import majority, vote_answers
+from fastsi.vote import majority
+from fastsi.vote import vote_answers as vote_answers_on
 from fastsi.vote.extract import reference_answer_key
 from tests.ops.support import runners, running, torch_threads
 from tests.support.responses import SPANS, response
@@ -20,6 +22,18 @@ from tests.support.responses import SPANS, response
 BACKENDS = runners("vote_answers")
 # Tokens that split words, answers and characters of several bytes.
 PIECES = ["The answer is ", "answer", " is", "\\boxed", "{", "}", "####", "18", ". ", "\n", "Q:"]
+
+
+def vote_answers(
+    *arguments: Any, backend: str, **options: torch.Tensor | VoteOptions | None
+) -> AnswerVotes:
+    """The op, with its tensors on the backend's device."""
+
+    def moved(value: Any) -> Any:
+        return value.cuda() if isinstance(value, torch.Tensor) and backend == "cuda" else value
+
+    named: dict[str, Any] = {name: moved(value) for name, value in options.items()}
+    return vote_answers_on(*map(moved, arguments), backend=backend, **named)
 
 
 def make_table() -> TokenBytes:

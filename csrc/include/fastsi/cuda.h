@@ -1,7 +1,11 @@
-// What the CUDA runtime says about this machine. Free of CUDA headers.
+// What the CUDA runtime says about this machine, and the ops on it. Free of CUDA headers.
 #pragma once
 
+#include <cstdint>
 #include <string>
+
+#include "fastsi/tensor_view.h"
+#include "fastsi/token_bytes.h"
 
 namespace fastsi::cuda {
 
@@ -13,5 +17,20 @@ std::string device_name(int device);
 
 // Version of the runtime this was built with: 1000 * major + 10 * minor.
 int runtime_version();
+
+// Fields [N] over paths; numbers are those of DeviceStatus and DeviceKey.
+struct PathKeys {
+  TensorView status, kind;            // uint8
+  TensorView numerator, denominator;  // int64; with kind, they count where the status is key
+  TensorView bad_token;  // int64 [1]: lowered to the first place of an unknown token id
+};
+
+// Keys of the answers of token paths under the default options, on `stream` (a cudaStream_t). All
+// tensors are on the current device: `tokens` int32 or int64 [T], `path_indptr` int64 [N + 1],
+// rising within [0, T], `scratch` uint8 [warps, bytes]. A path is left to the host (its status)
+// where vote_span_device.h does so, and where its text is longer than a row of `scratch`.
+void read_path_keys(const TensorView& tokens, const TensorView& path_indptr,
+                    const TokenBytes& table, const TensorView& scratch, const PathKeys& result,
+                    std::uintptr_t stream);
 
 }  // namespace fastsi::cuda

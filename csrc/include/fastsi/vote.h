@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "fastsi/vote_device.h"
+
 namespace fastsi::vote {
 
 enum class Status {
@@ -29,6 +31,9 @@ struct ExtractOptions {
 // Canonical key of a bare answer. Twin of fastsi.vote.key.key_of_answer; `key` is written only
 // where the status is Status::key.
 Status key_of_answer(std::string_view text, std::string* key);
+
+// The canonical key that a kernel gave in two words.
+std::string name_of(const DeviceKey& key);
 
 // Canonical key of the answer that a response gives. Twin of fastsi.vote.extract.answer_key.
 Status answer_key(std::string_view text, const ExtractOptions& options, std::string* key);
