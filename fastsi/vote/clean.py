@@ -230,9 +230,7 @@ def _skip_blanks(text: str, at: int) -> int:
 
 
 _PRODUCT = re.compile(r"(?:[0-9.]|[A-Za-z]|\\[A-Za-z]+ ?|\{[0-9A-Za-z]*\}|\^)+")
-_FACTOR = re.compile(
-    r"[0-9]+|[A-Za-z]|\\[A-Za-z]+|\\sqrt ?(?:\{[0-9A-Za-z]+\}|[0-9]+|[A-Za-z])"
-)
+_FACTOR = re.compile(r"[0-9]+|[A-Za-z]|\\[A-Za-z]+|\\sqrt ?(?:\{[0-9A-Za-z]+\}|[0-9]+|[A-Za-z])")
 _NUMERAL = re.compile(r" *[+-]?[0-9][0-9,.]* *")
 
 
