@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+# For the generators in tests/; last, because the root's own fastsi/ may lack the extension.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from fastsi import _ext
 from fastsi.types import EXTRACTORS, RUN_ON_MARKS
