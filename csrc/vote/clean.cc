@@ -8,15 +8,24 @@ namespace {
 // A letter, digit or underscore; the letters beyond ASCII that come this far are letters.
 bool is_word_byte(char c) { return is_word(c) || static_cast<unsigned char>(c) >= 0x80; }
 
+// Whether a number stands at `at`: 5, -5, .5, with a blank before it.
+bool is_amount(std::string_view text, std::size_t at) {
+  at = skip(text, at, ' ');
+  if (char_at(text, at) == '-' || char_at(text, at) == '+') ++at;
+  return is_digit(char_at(text, skip(text, at, '.')));
+}
+
 // Where the country before a dollar sign at `dollar` begins: "US$", "A $".
 std::size_t country_begin(std::string_view text, std::size_t dollar) {
   const std::size_t end = dollar > 0 && text[dollar - 1] == ' ' ? dollar - 1 : dollar;
   for (const std::string_view name : {"US", "CA", "AU", "HK", "NZ", "A", "C", "S", "R"}) {
     if (end < name.size()) continue;
     const std::size_t begin = end - name.size();
-    if (text.substr(begin, name.size()) == name && (begin == 0 || !is_word_byte(text[begin - 1]))) {
-      return begin;
-    }
+    const char before = begin > 0 ? text[begin - 1] : '\0';
+    if (text.substr(begin, name.size()) != name || is_word_byte(before)) continue;
+    // A single letter is a country only before an amount: "A$5"; in "$A$" it is a choice.
+    if (name.size() == 1 && (before == '$' || !is_amount(text, dollar + 1))) continue;
+    return begin;
   }
   return dollar;
 }

@@ -314,7 +314,8 @@ def unlatex(text: str) -> str:
     return _GROUP.sub(r"\1\2", _COMMAND.sub(_command, text))
 
 
-_DOLLAR = re.compile(r"(?:\b(?:US|CA|AU|HK|NZ|A|C|S|R) ?)?\$")
+# A single letter is a country only before an amount: "A$5"; in "$A$" it is a choice.
+_DOLLAR = re.compile(r"(?:\b(?:US|CA|AU|HK|NZ) ?|(?<!\$)\b[ACSR] ?(?=\$ ?[-+]?\.?[0-9]))?\$")
 _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])|`")
 _BLANKS = re.compile(r"\s+")
 

@@ -222,7 +222,9 @@ FASTSI_HOST_DEVICE inline bool is_choice_text(Span s) {
   if (!s.take(' ') || !(is_letter(s.front()) || is_digit(s.front()))) return false;
   if (s.starts("and", 3) || s.starts("or", 2)) return false;
   for (const char* c = s.at; c < s.end; ++c) {
-    if (*c == '(' || *c == '\\' || static_cast<unsigned char>(*c) >= 0x80) return false;
+    // A dollar sign takes the country before it along, up to the blank after the choice.
+    if (*c == '(' || *c == '\\' || *c == '$' || static_cast<unsigned char>(*c) >= 0x80)
+      return false;
   }
   return true;
 }
@@ -263,6 +265,9 @@ FASTSI_HOST_DEVICE inline bool read_boolean(Span s, DeviceKey* key) {
     ++s.at;
     s.skip_blanks();
     if (!is_letter(s.front())) return false;
+    for (const char* c = s.at; c < s.end; ++c) {  // of "No. US$5" the rest is "No. 5"
+      if (*c == '$') return false;
+    }
   } else if (!s.empty() && next != ',' && next != ';' && next != ':' && next != '!') {
     return false;
   }
