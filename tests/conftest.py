@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +22,8 @@ if any(importlib.metadata.distributions(name="fastsi", path=_elsewhere)):
 os.environ["PYTHONSAFEPATH"] = "1"  # the same for the interpreters that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if not torch.cuda.is_available():  # before any kernel is made
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Tests must not fail because the machine is busy.
 settings.register_profile(

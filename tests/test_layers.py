@@ -127,8 +127,8 @@ def layer_complaints(source: str, module: str, *, is_package: bool = False) -> l
             found.append(f"{place}: {layer} may not import {target}")
         elif target is None and layer in BASE and name.split(".")[0] not in sys.stdlib_module_names:
             found.append(f"{place}: {layer} may import the standard library only, not {name}")
-        elif name.split(".")[0] == "triton" and not module.endswith("._triton"):
-            found.append(f"{place}: only _triton.py files import triton")
+        elif name.split(".")[0] == "triton" and "._triton" not in module:
+            found.append(f"{place}: only _triton*.py files import triton")
     return found
 
 

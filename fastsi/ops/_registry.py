@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,6 +95,31 @@ class Row:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
             return f"takes {names}, not {str(facts.dtype).removeprefix('torch.')}"
         return self.supports(facts)
+
+
+def _triton_runs(facts: Facts) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if facts.device == "cpu" and not interpreting():
+        return "runs on CPU tensors only in Triton's interpreter (TRITON_INTERPRET=1)"
+    return _no_gradient(facts)
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run in the interpreter, for tests without a GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _triton(op: str, dtypes: tuple[torch.dtype, ...], **more: Any) -> Row:
+    """A Triton row; CPU tensors reach it by name alone."""
+    return Row(
+        op=op,
+        backend="triton",
+        module=f"fastsi.ops.{op}._triton",
+        devices=("cuda", "cpu"),
+        dtypes=dtypes,
+        **({"supports": _triton_runs} | more),
+    )
 
 
 def _rows(
@@ -193,7 +220,9 @@ def _decide(op: str, facts: Facts, asked: str) -> tuple[Row | None, dict[str, st
         if row.op != op:
             continue
         reasons[row.backend] = row.refusal(facts)
-        if chosen is None and reasons[row.backend] is None and asked in ("auto", row.backend):
+        by_name = facts.device == "cpu" and row.backend == "triton"  # the interpreter is slow
+        wanted = asked == row.backend or (asked == "auto" and not by_name)
+        if chosen is None and reasons[row.backend] is None and wanted:
             chosen = row
     for backend in BACKENDS:
         reasons.setdefault(backend, f"{op} has no {backend} backend")

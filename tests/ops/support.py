@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -32,6 +33,8 @@ def running(name: str) -> Iterator[str]:
     backend, _, isa = name.partition("-")
     if backend == "cuda" and (_ext.load("_C_cuda")[0] is None or not torch.cuda.is_available()):
         pytest.skip("this machine or build has no CUDA")
+    if backend == "triton" and find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
     if not isa:
         yield backend
         return
