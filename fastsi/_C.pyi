@@ -49,8 +49,10 @@ class LinearInt8Weights:
         n: int,
         k: int,
         pair: bool,
+        step_scales: bool,
     ) -> None: ...
 
+def linear_int8_step_scales() -> bool: ...
 def linear_int8_panels(n: int, pair: bool) -> int: ...
 def linear_int8_pack(
     weight: TensorView, packed: LinearInt8Weights, first: int, threads: int

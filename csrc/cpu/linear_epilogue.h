@@ -19,6 +19,16 @@ FASTSI_INLINE vf bias_of(const LinearTask& task, std::int64_t column, std::int64
   return task.bias == nullptr ? vf{} : load_lanes(task.bias + column, left);
 }
 
+// Asks for the memory that finish_row will write: panels are finished one after another, so every
+// row's next outputs lie in another page.
+FASTSI_INLINE void fetch_outputs(const LinearTask& task, std::int64_t row, std::int64_t column,
+                                 std::int64_t width) {
+  const std::int64_t at = task.pair ? column / 2 : column, count = task.pair ? width / 2 : width;
+  const float* out = task.out + row * task.out_stride + at;
+  constexpr std::int64_t kLine = 64 / static_cast<int>(sizeof(float));
+  for (std::int64_t i = 0; i < count; i += kLine) __builtin_prefetch(out + i, 1, 3);
+}
+
 // Writes the outputs of one row for the packed columns [column, column + width): `sums` holds the
 // row's sums for them. Both are multiples of a vector, for a pair of two vectors.
 FASTSI_INLINE void finish_row(const LinearTask& task, const float* sums, std::int64_t row,

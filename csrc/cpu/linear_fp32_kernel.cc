@@ -72,6 +72,13 @@ constexpr Multiply kMultiply[] = {
 #endif
 };
 
+// Of `left` rows, those to take next: the last two blocks are alike, since one or two rows alone do
+// not fill the pipeline of multiply-adds.
+int rows_together(std::int64_t left) {
+  if (left <= kRows) return static_cast<int>(left);
+  return left < 2 * kRows ? static_cast<int>((left + 1) / 2) : kRows;
+}
+
 }  // namespace
 
 LinearLayout linear_fp32_layout() { return {kWidth, W, kDepthGrain, kRows, sizeof(float), kDepth}; }
@@ -97,12 +104,16 @@ void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch
     for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
       const float* panel = task.weights + p * task.panel_stride + begin * kWidth;
       const std::int64_t kept = task.k <= kDepth ? 0 : p - block.panel_first;
-      for (std::int64_t r = 0; r < rows; r += kRows) {
-        const int count = rows - r < kRows ? static_cast<int>(rows - r) : kRows;
+      const float* next = panel + task.panel_stride;
+      int count = 0;
+      for (std::int64_t r = 0; r < rows; r += count, next += share) {
+        count = rows_together(rows - r);
         const float* x[kRows];
-        for (int i = 0; i < count; ++i) x[i] = row_of(task, block.row_first + r + i) + begin;
+        for (int i = 0; i < count; ++i) {
+          x[i] = row_of(task, block.row_first + r + i) + begin;
+          if (depth == left) fetch_outputs(task, block.row_first + r + i, p * kWidth, kWidth);
+        }
         float* sums = static_cast<float*>(scratch) + (kept * rows + r) * kWidth;
-        const float* next = panel + task.panel_stride + r / kRows * share;
         kMultiply[count](x, panel, depth, begin == 0, next, lines, sums);
         if (depth < left) continue;
         for (int i = 0; i < count; ++i)

@@ -19,7 +19,7 @@ constexpr std::int64_t kMostDepth = 131072;  // 127 * 127 * depth fits 32 bits
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 struct Int8Kernels {
-  decltype(&portable::int8_element_bytes) element_bytes;
+  decltype(&portable::int8_format) format;
   decltype(&portable::int8_quantise) quantise;
   decltype(&portable::int8_multiply) multiply;
   decltype(&portable::int8_quantise_weight) quantise_weight;
@@ -28,7 +28,7 @@ struct Int8Kernels {
 const Int8Kernels& int8_kernels() {
 #define FASTSI_TABLE(isa)                                                                      \
   {                                                                                            \
-    isa::int8_element_bytes, isa::int8_quantise, isa::int8_multiply, isa::int8_quantise_weight \
+    isa::int8_format, isa::int8_quantise, isa::int8_multiply, isa::int8_quantise_weight \
   }
   // clang-format off
   static constexpr Int8Kernels table[] = {
@@ -66,7 +66,11 @@ Shape check_packed(const LinearInt8Weights& packed) {
   const std::int64_t columns = shape.panels * kInt8Panel;
   vector_of<std::uint8_t>("weights", packed.data, DType::u8, columns * shape.steps * kInt8Step);
   vector_of<float>("scales", packed.scale, DType::f32, columns);
-  vector_of<std::int32_t>("sums", packed.sum, DType::i32, columns);
+  FASTSI_CHECK(packed.step_scales == linear_int8_step_scales(), "weights: were packed ",
+               packed.step_scales ? "for AVX2 without VNNI" : "for another instruction set",
+               ", and ", name_of(isa()), " reads another form");
+  const std::int64_t sums = packed.step_scales ? columns * shape.steps : columns;
+  vector_of<std::int32_t>("sums", packed.sum, DType::i32, sums);
   return shape;
 }
 
@@ -88,6 +92,8 @@ bool streams(const TensorView& out) {
 
 }  // namespace
 
+bool linear_int8_step_scales() { return int8_kernels().format().step_scales; }
+
 std::int64_t linear_int8_panels(std::int64_t n, bool pair) {
   return pair ? 2 * ceil_div(n / 2, kInt8Panel) : ceil_div(n, kInt8Panel);
 }
@@ -103,6 +109,7 @@ void linear_int8_pack(const TensorView& weight, const LinearInt8Weights& packed,
                " to ", first + weight.shape[0], " of ", packed.n);
   const std::int64_t depth = shape.steps * kInt8Step;
   const Int8Kernels& kernel = int8_kernels();
+  const Int8Format format = kernel.format();
   if (static_cast<double>(weight.numel()) < kSerialElements) threads = 1;
   parallel_for(weight.shape[0], threads, [&](std::int64_t i) {
     const std::int64_t column = column_of(packed, first + i);
@@ -114,12 +121,15 @@ void linear_int8_pack(const TensorView& weight, const LinearInt8Weights& packed,
                            scratch);
     auto* to = static_cast<std::int8_t*>(packed.data.data) +
                column / kInt8Panel * kInt8Panel * depth + column % kInt8Panel * 4;
-    std::int32_t sum = 0;
-    for (std::int64_t k = 0; k < depth; ++k) {
-      sum += values[k];
-      to[k / 4 * 4 * kInt8Panel + k % 4] = values[k];
+    for (std::int64_t k = 0; k < depth; ++k) to[k / 4 * 4 * kInt8Panel + k % 4] = values[k];
+    // One sum of a column, or one for each of its steps.
+    const std::int64_t parts = format.step_scales ? shape.steps : 1, part = depth / parts;
+    for (std::int64_t s = 0; s < parts; ++s) {
+      std::int32_t sum = 0;
+      for (std::int64_t k = s * part; k < (s + 1) * part; ++k) sum += values[k];
+      static_cast<std::int32_t*>(packed.sum.data)[(column / kInt8Panel * parts + s) * kInt8Panel +
+                                                  column % kInt8Panel] = format.offset * sum;
     }
-    static_cast<std::int32_t*>(packed.sum.data)[column] = 128 * sum;
   });
 }
 
@@ -134,8 +144,10 @@ void linear_int8(const TensorView& x, const LinearInt8Weights& packed, const Lin
   };
   const Int8Kernels& kernel = int8_kernels();
   const std::int64_t blocks = ceil_div(rows, kInt8Rows);
-  const auto values = static_cast<std::size_t>(blocks * kInt8Rows * depth) * kernel.element_bytes();
-  const auto scales = static_cast<std::size_t>(blocks * kInt8Rows) * sizeof(float);
+  const Int8Format format = kernel.format();
+  const auto values = static_cast<std::size_t>(blocks * kInt8Rows * depth) * format.element_bytes;
+  const std::int64_t each = format.step_scales ? shape.steps : 1;
+  const auto scales = static_cast<std::size_t>(blocks * kInt8Rows * each) * sizeof(float);
   auto* quantised = static_cast<char*>(thread_scratch(values + scales, 1));
   const Int8Task task{floats(&x),
                       after.row_index == nullptr

@@ -27,7 +27,8 @@ struct Int8Task {
   const std::int64_t* row_index;  // null: row r of the output reads row r of x
   const std::int8_t* weights;
   const float* weight_scale;       // [panels * 16]
-  const std::int32_t* weight_sum;  // [panels * 16]: 128 times the sum of the column
+  const std::int32_t* weight_sum;  // of columns times Int8Format::offset: [panels * 16]
+                                   // or, with step scales, [panels][steps][16]
   const float *bias, *residual;    // null: none
   float* out;
   std::int64_t x_stride, residual_stride, out_stride;
@@ -36,9 +37,17 @@ struct Int8Task {
   Activation activation;
   bool pair;
   bool stream;  // out is larger than caches and aligned to lines: write past them
-  // Quantised rows: [blocks][steps][16][64] elements as the kernel takes them, and their scales.
+  // Quantised rows: [blocks][steps][16][64] elements as the kernel takes them, and their scales,
+  // [rows] or, with step scales, [rows][steps].
   void* quantised;
   float* row_scale;
+};
+
+// How an instruction set takes rows and sums of weights.
+struct Int8Format {
+  std::size_t element_bytes;  // of the quantised rows
+  bool step_scales;           // rows have 7 bits, and a scale for every step
+  std::int32_t offset;        // what the sums of weights are multiplied by
 };
 
 struct Int8Range {
@@ -47,8 +56,7 @@ struct Int8Range {
 
 #define FASTSI_DECLARE_INT8(isa)                                                         \
   namespace isa {                                                                        \
-  /* Bytes of an element of the quantised rows. */                                       \
-  std::size_t int8_element_bytes();                                                      \
+  Int8Format int8_format();                                                              \
   /* Quantises the rows of a block. scratch: steps * 64 floats. */                       \
   void int8_quantise(const Int8Task& task, std::int64_t block, float* scratch);          \
   /* The output of the blocks and panels of a range. */                                  \

@@ -17,8 +17,10 @@ constexpr int kRows = static_cast<int>(kInt8Rows), kStep = static_cast<int>(kInt
 constexpr int kPanel = static_cast<int>(kInt8Panel);
 
 // Quantised rows as the multiplication takes them: bytes for AMX; bytes + 128 for VNNI, whose left
-// operand has no sign; 16 bits elsewhere, for vpmaddwd, whose sums cannot saturate as those of
-// vpmaddubsw do.
+// operand has no sign; 16 bits for AVX-512 without it, for vpmaddwd, whose sums cannot saturate.
+// AVX2 takes bytes + 64 of 7-bit rows: there a pair of products of vpmaddubsw is at most
+// 2 * 127 * 127 < 2^15, and it does twice the work of vpmaddwd. What the eighth bit would have kept
+// a scale per step keeps.
 #if defined(FASTSI_AMX)
 using Element = std::int8_t;
 constexpr int kOffset = 0;
@@ -27,10 +29,24 @@ constexpr bool kWholeBlocks = true;  // whether all rows of a block are multipli
 using Element = std::uint8_t;
 constexpr int kOffset = 128;
 constexpr bool kWholeBlocks = false;
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+#define FASTSI_INT8_STEP_SCALES 1
+using Element = std::uint8_t;
+constexpr int kOffset = 64;
+constexpr bool kWholeBlocks = false;
 #else
 using Element = std::int16_t;
 constexpr int kOffset = 0;
 constexpr bool kWholeBlocks = false;
+#endif
+#if defined(FASTSI_INT8_STEP_SCALES)
+using Sum = float;  // of the steps, each times its row's scale
+constexpr bool kStepScales = true;
+constexpr float kRowLevels = 63.0f;  // largest magnitude of a quantised row
+#else
+using Sum = std::int32_t;
+constexpr bool kStepScales = false;
+constexpr float kRowLevels = 127.0f;
 #endif
 
 #if defined(FASTSI_AMX)
@@ -69,8 +85,8 @@ constexpr int kColumns = sizeof(Bytes) / 4;  // of a vector: four weights each
 // Sums of R rows by P panels, [R][P][16], from rows that are kStep apart. Rows hold 128 too much,
 // and the sums of the weights take it off again.
 template <int R, int P>
-static void dot(const Int8Task& task, const Element* x, const std::int8_t* const* panels,
-                std::int64_t panel, std::int32_t* sums) {
+static void dot(const Int8Task& task, std::int64_t, const Element* x,
+                const std::int8_t* const* panels, std::int64_t panel, Sum* sums) {
   constexpr int kVectors = P * kPanel / kColumns, V = kVectors < 2 ? kVectors : 2;
   for (int c = 0; c < P * kPanel; c += V * kColumns) {
     const std::int8_t* from[V];
@@ -103,9 +119,60 @@ static void dot(const Int8Task& task, const Element* x, const std::int8_t* const
   }
 }
 
-#elif defined(__AVX2__)
+#elif defined(FASTSI_INT8_STEP_SCALES)
 
-#if defined(__AVX512F__)
+constexpr int kMaxRows = 4;
+
+// Sums of R rows by P panels, [R][P][16]: for every step an exact integer, times the row's scale of
+// that step, added in order.
+template <int R, int P>
+static void dot(const Int8Task& task, std::int64_t row, const Element* x,
+                const std::int8_t* const* panels, std::int64_t panel, Sum* sums) {
+  constexpr int kVectors = 2, kLanes32 = 8;
+  const __m256i ones = _mm256_set1_epi16(1);
+  std::memset(sums, 0, sizeof(Sum) * R * P * kPanel);
+  for (int p = 0; p < P; ++p) {
+    const std::int32_t* offsets = task.weight_sum + (panel + p) * task.steps * kPanel;
+    for (std::int64_t s = 0; s < task.steps; ++s) {
+      const std::int8_t* w = panels[p] + s * kStep * kPanel;
+      const Element* from = x + s * kRows * kStep;
+      __m256i sum[R][kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        const auto* offset = reinterpret_cast<const __m256i*>(offsets + s * kPanel + v * kLanes32);
+        const __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_loadu_si256(offset));
+        for (int r = 0; r < R; ++r) sum[r][v] = start;
+      }
+      for (int k = 0; k < kStep; k += 4) {
+        __m256i weight[kVectors];
+        for (int v = 0; v < kVectors; ++v) {
+          const std::int8_t* at = w + k * kPanel + v * 4 * kLanes32;
+          weight[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+        }
+        _mm_prefetch(reinterpret_cast<const char*>(w + k * kPanel + 4096), _MM_HINT_T0);
+        for (int r = 0; r < R; ++r) {
+          std::int32_t four;
+          std::memcpy(&four, from + r * kStep + k, sizeof four);
+          const __m256i value = _mm256_set1_epi32(four);
+          for (int v = 0; v < kVectors; ++v) {
+            const __m256i pairs = _mm256_maddubs_epi16(value, weight[v]);
+            sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(pairs, ones));
+          }
+        }
+      }
+      for (int r = 0; r < R; ++r) {
+        const vf scale = splat<float>(task.row_scale[(row + r) * task.steps + s]);
+        for (int v = 0; v < kVectors; ++v) {
+          Sum* to = sums + (r * P + p) * kPanel + v * kLanes32;
+          const vf part = _mm256_cvtepi32_ps(sum[r][v]);
+          store<float>(to, load<float>(to) + part * scale);
+        }
+      }
+    }
+  }
+}
+
+#elif defined(__AVX512F__)
+
 using Words = __m512i;
 constexpr int kMaxRows = 8;
 FASTSI_INLINE Words widen(const std::int8_t* w) {
@@ -115,24 +182,13 @@ FASTSI_INLINE Words four_words(std::int64_t x) { return _mm512_set1_epi64(x); }
 FASTSI_INLINE Words multiply_add(Words sum, Words a, Words b) {
   return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
 }
-#else
-using Words = __m256i;
-constexpr int kMaxRows = 4;
-FASTSI_INLINE Words widen(const std::int8_t* w) {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
-}
-FASTSI_INLINE Words four_words(std::int64_t x) { return _mm256_set1_epi64x(x); }
-FASTSI_INLINE Words multiply_add(Words sum, Words a, Words b) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-}
-#endif
 constexpr int kColumns = sizeof(Words) / 8;  // of a vector: four weights of 16 bits each
 constexpr int kVectors = 2;                  // of accumulators per row
 
 // Sums of R rows by P panels, [R][P][16]. A lane pair holds two partial sums of a column.
 template <int R, int P>
-static void dot(const Int8Task& task, const Element* x, const std::int8_t* const* panels,
-                std::int64_t, std::int32_t* sums) {
+static void dot(const Int8Task& task, std::int64_t, const Element* x,
+                const std::int8_t* const* panels, std::int64_t, Sum* sums) {
   for (int p = 0; p < P; ++p) {
     for (int c = 0; c < kPanel; c += kVectors * kColumns) {
       Words sum[R][kVectors] = {};
@@ -164,8 +220,8 @@ static void dot(const Int8Task& task, const Element* x, const std::int8_t* const
 constexpr int kMaxRows = 1;
 
 template <int R, int P>
-static void dot(const Int8Task& task, const Element* x, const std::int8_t* const* panels,
-                std::int64_t, std::int32_t* sums) {
+static void dot(const Int8Task& task, std::int64_t, const Element* x,
+                const std::int8_t* const* panels, std::int64_t, Sum* sums) {
   static_assert(R == 1, "rows one by one");
   for (int p = 0; p < P; ++p) {
     std::int32_t sum[kPanel] = {};

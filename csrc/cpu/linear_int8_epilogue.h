@@ -90,15 +90,17 @@ FASTSI_INLINE vf activate(vf x) {
   return x;
 }
 
-FASTSI_INLINE vf to_float(const std::int32_t* sums) {
+// Sums of a row as floats; those of kStepScales already hold the row's scales.
+[[maybe_unused]] FASTSI_INLINE vf scaled(const float* sums, vf) { return load<float>(sums); }
+[[maybe_unused]] FASTSI_INLINE vf scaled(const std::int32_t* sums, vf row_scale) {
   vi32 n;
   std::memcpy(&n, sums, sizeof n);
 #if defined(__AVX512F__)
-  return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(n));
+  return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(n)) * row_scale;
 #elif defined(__AVX2__)
-  return _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(n));
+  return _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(n)) * row_scale;
 #else
-  return __builtin_convertvector(n, vf);
+  return __builtin_convertvector(n, vf) * row_scale;
 #endif
 }
 
@@ -130,22 +132,22 @@ FASTSI_INLINE void drain_stores() {
 // of the panels exist.
 template <int P, Activation A, bool Pair, bool Full>
 static void finish(const Int8Task& task, std::int64_t row, std::int64_t end, std::int64_t panel,
-                   const std::int32_t* sums, std::int64_t stride) {
+                   const Sum* sums, std::int64_t stride) {
   constexpr int W = kLanes<float>;
   const float* scales = task.weight_scale + panel * kPanel;
   const std::int64_t first = (Pair ? panel / 2 : panel) * kPanel;
   const std::int64_t width = Full ? (Pair ? 1 : P) * kPanel : task.columns - first;
   for (; row < end; ++row, sums += stride) {
-    const vf row_scale = splat<float>(task.row_scale[row]);
+    const vf row_scale = kStepScales ? vf{} : splat<float>(task.row_scale[row]);
     float* out = task.out + row * task.out_stride + first;
     for (int i = 0; i < (Pair ? 1 : P) * kPanel; i += W) {
       const std::int64_t left = width - i;
       if (!Full && left <= 0) break;
-      vf y = to_float(sums + i) * row_scale * load<float>(scales + i);
+      vf y = scaled(sums + i, row_scale) * load<float>(scales + i);
       if (task.bias != nullptr) y = y + load_columns<Full>(task.bias + first + i, left);
       y = activate<A>(y);
       if constexpr (Pair) {
-        vf up = to_float(sums + kPanel + i) * row_scale * load<float>(scales + kPanel + i);
+        vf up = scaled(sums + kPanel + i, row_scale) * load<float>(scales + kPanel + i);
         if (task.bias != nullptr) {
           up = up + load_columns<Full>(task.bias + task.columns + first + i, left);
         }
@@ -164,7 +166,7 @@ static void finish(const Int8Task& task, std::int64_t row, std::int64_t end, std
 }
 
 using Finish = void (*)(const Int8Task& task, std::int64_t row, std::int64_t end,
-                        std::int64_t panel, const std::int32_t* sums, std::int64_t stride);
+                        std::int64_t panel, const Sum* sums, std::int64_t stride);
 
 template <int P, bool Full>
 static Finish finish_of(const Int8Task& task) {

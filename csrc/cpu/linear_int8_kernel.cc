@@ -89,9 +89,10 @@ struct Grain {
   float inverse, scale;  // quantised = rotated * inverse; value = quantised * scale
 };
 
-// Rotates `depth` values to rotated[steps * 64]. Values whose largest is below 2^-120 count as
-// zeros; if one is not finite, the scale is NaN. `divisor` takes the factor of the rotation.
-FASTSI_INLINE Grain rotate_all(const float* x, std::int64_t depth, std::int64_t steps,
+// Rotates `depth` values to rotated[steps * 64], of which at most `levels` integers are to be made.
+// Values whose largest is below 2^-120 count as zeros; if one is not finite, the scale is NaN.
+// `divisor` takes the factor of the rotation.
+FASTSI_INLINE Grain rotate_all(const float* x, std::int64_t depth, std::int64_t steps, float levels,
                                float divisor, float* rotated) {
   vi32 top{};
   for (std::int64_t s = 0; s < steps; ++s) {
@@ -110,7 +111,7 @@ FASTSI_INLINE Grain rotate_all(const float* x, std::int64_t depth, std::int64_t 
   if (best < kLeast) return {0.0f, 0.0f};
   float largest;
   std::memcpy(&largest, &best, sizeof largest);
-  return {127.0f / largest, largest / divisor};
+  return {levels / largest, largest / (levels * divisor)};
 }
 
 // Nearest integers, ties to even, of W values of at most 127 in magnitude.
@@ -266,8 +267,14 @@ template <int R, int P>
 void multiply_rows(const Int8Task& task, std::int64_t row, std::int64_t panel) {
   const std::int8_t* panels[P];
   for (int p = 0; p < P; ++p) panels[p] = panel_of(task, panel + p);
-  alignas(64) std::int32_t sums[R * P * kPanel];
-  dot<R, P>(task, block_of(task, row / kRows) + row % kRows * kStep, panels, panel, sums);
+  alignas(64) Sum sums[R * P * kPanel];
+  // Every row's next outputs lie in another page than those before.
+  const std::int64_t column = (task.pair ? panel / 2 : panel) * kPanel;
+  for (int r = 0; r < R && !task.stream; ++r) {
+    const float* out = task.out + (row + r) * task.out_stride + column;
+    for (int p = 0; p < (task.pair ? 1 : P); ++p) __builtin_prefetch(out + p * kPanel, 1, 3);
+  }
+  dot<R, P>(task, row, block_of(task, row / kRows) + row % kRows * kStep, panels, panel, sums);
   finish_of<P>(task, panel)(task, row, row + R, panel, sums, P * kPanel);
 }
 
@@ -316,7 +323,7 @@ void multiply(const Int8Task& task, const Int8Range& range) {
 
 }  // namespace
 
-std::size_t int8_element_bytes() { return sizeof(Element); }
+Int8Format int8_format() { return {sizeof(Element), kStepScales, kStepScales ? 64 : 128}; }
 
 void int8_quantise(const Int8Task& task, std::int64_t block, float* scratch) {
   Element* to = block_of(task, block);
@@ -324,13 +331,24 @@ void int8_quantise(const Int8Task& task, std::int64_t block, float* scratch) {
     const std::int64_t row = block * kRows + r;
     if (row >= task.rows && !kWholeBlocks) break;
     Grain grain{0.0f, 0.0f};  // rows that fill up a tile are zeros
+    // The product of two rotated vectors is 64 times that of the vectors.
+    constexpr float kDivisor = 64.0f;
+    constexpr std::int64_t kStride = kRows * kStep;
     if (row < task.rows) {
       const std::int64_t source = task.row_index != nullptr ? task.row_index[row] : row;
-      // 8128 = 64 * 127: the product of two rotated vectors is 64 times that of the vectors.
-      grain = rotate_all(task.x + source * task.x_stride, task.depth, task.steps, 8128.0f, scratch);
+      const float* x = task.x + source * task.x_stride;
+      if constexpr (kStepScales) {
+        for (std::int64_t s = 0; s < task.steps; ++s) {
+          grain = rotate_all(x + s * kStep, task.depth - s * kStep, 1, kRowLevels, kDivisor, scratch);
+          task.row_scale[row * task.steps + s] = grain.scale;
+          quantise(scratch, 1, grain, kOffset, kStride, to + s * kStride);
+        }
+        continue;
+      }
+      grain = rotate_all(x, task.depth, task.steps, kRowLevels, kDivisor, scratch);
       task.row_scale[row] = grain.scale;
     }
-    quantise(scratch, task.steps, grain, kOffset, kRows * kStep, to);
+    quantise(scratch, task.steps, grain, kOffset, kStride, to);
   }
 }
 
@@ -341,7 +359,7 @@ void int8_multiply(const Int8Task& task, const Int8Range& range) {
 
 void int8_quantise_weight(const float* weight, std::int64_t depth, std::int64_t steps,
                           std::int8_t* values, float* scale, float* scratch) {
-  const Grain grain = rotate_all(weight, depth, steps, 127.0f, scratch);
+  const Grain grain = rotate_all(weight, depth, steps, 127.0f, 1.0f, scratch);
   *scale = grain.scale;
   quantise(scratch, steps, grain, 0, kStep, values);
 }

@@ -20,6 +20,7 @@ from fastsi.engine import packed_layers
 from fastsi.engine.attention import LayerCall, StepContext
 from fastsi.engine.module_swaps import MLP_PARTS, activation_of
 from fastsi.engine.packed_layers import PackedLayers, Stamper
+from fastsi.ops._memory import aligned
 
 if TYPE_CHECKING:
     from fastsi.engine.compiled_layers import CompiledLayers
@@ -201,7 +202,8 @@ class FusedDecoder:
         """Memory kept from step to step: fresh pages for 50 MB of logits take milliseconds."""
         held = self._buffers.get(name)
         if held is None or held.shape[0] < rows or held.shape[1] != columns:
-            held = self._buffers[name] = torch.empty(rows, columns)
+            memory = aligned(rows * columns * torch.float32.itemsize)
+            held = self._buffers[name] = memory.view(torch.float32).view(rows, columns)
         return held[:rows]
 
     def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+
+from fastsi.ops._memory import aligned
 
 
 class LayerShape(NamedTuple):
@@ -38,7 +41,9 @@ class KVPool:
 
         def cache(layer: LayerShape) -> torch.Tensor:
             shape = (num_pages, layer.kv_heads, page_size, layer.head_dim)
-            return torch.empty(shape, dtype=dtype, device=device)
+            if device.type != "cpu":
+                return torch.empty(shape, dtype=dtype, device=device)
+            return aligned(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
 
         self.k = [cache(layer) for layer in layers]
         self.v = [cache(layer) for layer in layers]

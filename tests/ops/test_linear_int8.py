@@ -237,11 +237,11 @@ def test_broken_weights_are_refused_by_the_core() -> None:
     data = torch.zeros(16 * 64, dtype=torch.uint8)
     scale, sums, out = torch.zeros(16), torch.zeros(16, dtype=torch.int32), torch.zeros(2, 16)
     for arguments, message in [
-        ((view(data[:-1]), view(scale), view(sums), 16, 64, False), "weights: dimension 0 is 1023"),
-        ((view(data), view(scale[:-1]), view(sums), 16, 64, False), "scales: dimension 0 is 15"),
-        ((view(data), view(scale), view(scale), 16, 64, False), "sums: is float32"),
-        ((view(data), view(scale), view(sums), 15, 64, True), "must have an even number"),
-        ((view(data), view(scale), view(sums), 16, 0, False), "int8 takes 1 to"),
+        ((view(data[:-1]), view(scale), view(sums), 16, 64, False, steps), "weights: dimension 0 is 1023"),
+        ((view(data), view(scale[:-1]), view(sums), 16, 64, False, steps), "scales: dimension 0 is 15"),
+        ((view(data), view(scale), view(scale), 16, 64, False, steps), "sums: is float32"),
+        ((view(data), view(scale), view(sums), 15, 64, True, steps), "must have an even number"),
+        ((view(data), view(scale), view(sums), 16, 0, False, steps), "int8 takes 1 to"),
     ]:
         handle = core.LinearInt8Weights(*arguments)
         with pytest.raises(ValueError, match=message):

@@ -4,8 +4,10 @@ Every 64 consecutive inputs are rotated by a Hadamard matrix H (unnormalised, H 
 the weights once and in the rows of each call: W @ x = (W @ H) @ (H.T @ x) / 64. One input far
 larger than its neighbours, which language models have in every layer, then no longer decides the
 grain of its whole row (QuaRot, arXiv 2404.00456; here the model stays as it is).
-Weights have one scale per output feature, rows one scale each, found at every call; sums are exact
-integers, so only the roundings to int8 lose anything.
+Weights have 8 bits and one scale per output feature. Rows are rounded at every call, in one of two
+forms: 8 bits and one scale each; or, where bytes can only be multiplied fast if a pair of products
+fits 16 bits (AVX2 without VNNI), 7 bits and a scale for every 64 inputs (``step_scales``). Sums, of
+a row or of 64 inputs, are exact integers, so only the roundings lose anything.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ from typing import Any
 import torch
 
 from fastsi import _ext
+from fastsi.ops._memory import aligned
 
 BLOCK = 64
 """Inputs that are rotated together."""
 PANEL = 16
 """Output features of a panel of the packed layout."""
+ROW_SCALES, STEP_SCALES = "int8_panel16", "int8_panel16_steps"
+"""Layouts with the extension, named after the form of the rows they are multiplied with."""
 _LEAST = 2.0**-120
 
 
@@ -38,41 +43,58 @@ def rotate(x: torch.Tensor) -> torch.Tensor:
     return y.reshape(rows, depth)
 
 
-def quantise(x: torch.Tensor, factor: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def quantise(
+    x: torch.Tensor, factor: float = 1.0, levels: float = 127.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotated rows as integers and a scale each: rotate(x) is about values * scale * factor.
 
     Args:
         x: float32 [rows, k].
         factor: what the scale is divided by.
+        levels: largest magnitude of an integer, up to 127.
 
     Returns:
-        Values int8 [rows, k filled up to 64], at most 127 in magnitude, rounded to nearest even;
-        scale float32 [rows]. Rows whose largest rotated magnitude is below 2^-120 count as zeros;
+        Values int8 [rows, k filled up to 64], rounded to nearest even; scale float32 [rows]. Rows whose largest rotated magnitude is below 2^-120 count as zeros;
         rows that are not finite have the scale NaN.
     """
     rotated = rotate(x)
     largest = rotated.abs().amax(dim=1) if x.shape[1] else rotated.new_zeros(x.shape[0])
     usable = largest.isfinite() & (largest >= _LEAST)
     safe = largest.where(usable, torch.ones_like(largest))
-    inverse = torch.full_like(safe, 127.0) / safe  # not 127 / safe, which torch rounds twice
+    inverse = torch.full_like(safe, levels) / safe  # not levels / safe, which torch rounds twice
     values = rotated.where(usable[:, None], torch.zeros_like(rotated)) * inverse[:, None]
-    scale = (safe / torch.full_like(safe, 127.0 * factor)).where(usable, torch.zeros_like(safe))
+    scale = (safe / torch.full_like(safe, levels * factor)).where(usable, torch.zeros_like(safe))
     scale = scale.where(largest.isfinite(), torch.full_like(safe, torch.nan))
     return values.round().to(torch.int8), scale
 
 
 def product(
-    x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+    x: torch.Tensor,
+    values: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    step_scales: bool,
 ) -> torch.Tensor:
     """x @ W.T + bias for quantised weights, computed in float32: the definition of mode "int8".
 
     Args:
         x: [rows, k].
         values, scales: int8 [n, k filled up to 64], float32 [n], from `quantise`.
+        bias: [n] or None.
+        step_scales: the form of the rows, see above; the sums of steps are added in order.
     """
-    rows, row_scale = quantise(x.to(torch.float32), float(BLOCK))
-    sums = rows.double() @ values.double().T  # exact: below 2^53
-    y = sums.float() * row_scale[:, None] * scales
+    wide = x.to(torch.float32)
+    if step_scales:
+        y = wide.new_zeros(x.shape[0], len(values))
+        parts = zip(wide.split(BLOCK, 1), values.double().split(BLOCK, 1), strict=True)
+        for part, weights in parts:
+            integers, scale = quantise(part, float(BLOCK), 63.0)
+            y = y + (integers.double() @ weights.T).float() * scale[:, None]
+    else:
+        integers, scale = quantise(wide, float(BLOCK))
+        y = (integers.double() @ values.double().T).float() * scale[:, None]  # exact: below 2^53
+    y = y * scales
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
@@ -87,31 +109,31 @@ def pack_rows(weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tens
     return values.flatten().view(torch.uint8), scales
 
 
-def pack_panels(weights: Sequence[torch.Tensor], pair: bool) -> tuple[torch.Tensor, Any]:
-    """With the extension: ``data`` of layout "int8_panel16", and the handle that kernels read."""
+def pack_panels(weights: Sequence[torch.Tensor], pair: bool) -> tuple[str, torch.Tensor, Any]:
+    """With the extension: the layout in force, ``data``, and the handle that kernels read."""
     from fastsi.ops._view import view
-    from fastsi.ops.linear.packed import aligned
 
     core = _ext.core()
     n, k = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
     panels = core.linear_int8_panels(n, pair)
     columns, depth = PANEL * panels, -(-k // BLOCK) * BLOCK
-    data = aligned(columns * (depth + 8))
+    step_scales = core.linear_int8_step_scales()
+    data = aligned(columns * _column_bytes(depth, step_scales))
     values, scales, sums = _parts(data, columns, depth)
-    handle = core.LinearInt8Weights(view(values), view(scales), view(sums), n, k, pair)
+    handle = core.LinearInt8Weights(view(values), view(scales), view(sums), n, k, pair, step_scales)
     first = 0
     for weight in weights:
         core.linear_int8_pack(view(weight), handle, first, torch.get_num_threads())
         first += weight.shape[0]
-    return data, handle
+    return STEP_SCALES if step_scales else ROW_SCALES, data, handle
 
 
 def unpack_panels(
-    data: torch.Tensor, n: int, k: int, pair: bool
+    layout: str, data: torch.Tensor, n: int, k: int, pair: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values int8 [n, k filled up to 64] and scales [n] out of layout "int8_panel16"."""
+    """Values int8 [n, k filled up to 64] and scales [n] out of a layout of panels."""
     depth = -(-k // BLOCK) * BLOCK
-    columns = data.numel() // (depth + 8)
+    columns = data.numel() // _column_bytes(depth, layout == STEP_SCALES)
     values, scales, _ = _parts(data, columns, depth)
     panels = values.view(torch.int8).view(-1, depth // 4, PANEL, 4)
     plain = panels.permute(0, 2, 1, 3).reshape(columns, depth)
@@ -122,10 +144,15 @@ def unpack_panels(
     return plain[:n], scales[:n].clone()
 
 
+def _column_bytes(depth: int, step_scales: bool) -> int:
+    """Of a column's weights, its scale and its sums."""
+    return depth + 4 + 4 * (depth // BLOCK if step_scales else 1)
+
+
 def _parts(
     data: torch.Tensor, columns: int, depth: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Bytes of the panels, scale of each column, 128 times the sum of each column."""
+    """Bytes of the panels, scale of each column, sums of each column (csrc/cpu/linear_int8.h)."""
     end = columns * depth
     scales, sums = data[end : end + 4 * columns], data[end + 4 * columns :]
     return data[:end], scales.view(torch.float32), sums.view(torch.int32)

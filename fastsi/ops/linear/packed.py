@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import math
-import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +13,11 @@ import torch
 
 from fastsi import _ext
 from fastsi.ops import _checks
+from fastsi.ops._memory import aligned
 from fastsi.ops.linear import int8
 from fastsi.types import check_known
 
 MODES = ("fp32", "int8")
-_ALIGN = 64
-_HUGE = 1 << 21
 _EXACT = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -43,8 +40,8 @@ class PackedWeight:
     pair: bool
     """Two equal weights (gate, up): `linear` gives activation(gate) * up, n / 2 features."""
     layout: str
-    """"panelW": panels of W columns, [panels, k, W]; "int8_panel16": as in
-    csrc/cpu/linear_int8.h, for every instruction set; "rows", without the extension: [n, k], in
+    """"panelW": panels of W columns, [panels, k, W]; "int8_panel16" or, for AVX2 without VNNI,
+    "int8_panel16_steps": as in csrc/cpu/linear_int8.h; "rows", without the extension: [n, k], in
     mode "int8" with k filled up to 64."""
     data: torch.Tensor
     """uint8 [bytes], 64-byte aligned: the weights in this layout."""
@@ -85,7 +82,7 @@ class PackedWeight:
         """Mode "int8": rotated values int8 [n, k filled up to 64] and scales float32 [n]."""
         if self.scales is not None:
             return self.data.view(torch.int8).view(self.n, -1), self.scales
-        return int8.unpack_panels(self.data, self.n, self.k, self.pair)
+        return int8.unpack_panels(self.layout, self.data, self.n, self.k, self.pair)
 
 
 def pack_weight(
@@ -97,7 +94,7 @@ def pack_weight(
         weights: [N_i, K] each, on the CPU, any strides: several layers of one input, side by side
             (query, key and value, say). float32, or a type that float32 holds exactly.
         mode: "fp32"; or "int8", a quarter of the memory and faster, where weights and the rows of
-            each call are rounded to 8 bits (`fastsi.ops.linear.int8`).
+            each call are rounded to 8 bits or 7 (`fastsi.ops.linear.int8`).
         pair: the weights are two of one shape, gate and up; see `linear`.
 
     Raises:
@@ -118,23 +115,6 @@ def pack_weight(
         data = aligned(4 * sum(weight.numel() for weight in plain))
         data.view(torch.float32).copy_(torch.cat([weight.flatten() for weight in plain]))
     return PackedWeight(**common(plain, mode, pair), layout="rows", data=data)
-
-
-def aligned(nbytes: int) -> torch.Tensor:
-    """``nbytes`` zeros as uint8 at a 64-byte boundary.
-
-    Large ones ask for huge pages: a weight is read from end to end at every step, and translating
-    addresses in pages of 4 KiB costs a tenth of the rate of memory.
-    """
-    if nbytes < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        align, spare = _ALIGN, torch.zeros(nbytes + _ALIGN, dtype=torch.uint8)
-    else:
-        region = mmap.mmap(-1, nbytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            region.madvise(mmap.MADV_HUGEPAGE)
-        align, spare = _HUGE, torch.frombuffer(region, dtype=torch.uint8)
-    start = -spare.data_ptr() % align
-    return spare[start : start + nbytes]
 
 
 def common(weights: Sequence[torch.Tensor], mode: str, pair: bool) -> dict[str, Any]:
@@ -183,9 +163,9 @@ def _pack_fp32(weights: Sequence[torch.Tensor], pair: bool) -> PackedWeight:
 
 
 def _pack_int8(weights: Sequence[torch.Tensor], pair: bool) -> PackedWeight:
-    data, handle = int8.pack_panels(weights, pair)
+    layout, data, handle = int8.pack_panels(weights, pair)
     fields = common(weights, "int8", pair)
-    return PackedWeight(**fields, layout="int8_panel16", data=data, handle=handle)
+    return PackedWeight(**fields, layout=layout, data=data, handle=handle)
 
 
 def _unpack_fp32(packed: PackedWeight) -> list[torch.Tensor]:

@@ -21,7 +21,8 @@ def linear(
     """See `fastsi.ops.linear`."""
     rows = x if row_index is None else x[row_index]
     if packed.mode == "int8":
-        y = int8.product(rows, *packed.integers(), bias)
+        step_scales = packed.layout == int8.STEP_SCALES
+        y = int8.product(rows, *packed.integers(), bias, step_scales=step_scales)
     else:
         y = functional.linear(rows, torch.cat(packed.unpack()).to(x), bias)
     first, second = y.chunk(2, dim=1) if packed.pair else (y, None)

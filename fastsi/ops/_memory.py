@@ -1,0 +1,29 @@
+"""Memory that is read from end to end at every step."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+
+import torch
+
+_ALIGN = 64
+_HUGE = 1 << 21
+
+
+def aligned(nbytes: int) -> torch.Tensor:
+    """``nbytes`` zeros as uint8 [nbytes] on the CPU, at a 64-byte boundary.
+
+    Large ones ask for huge pages: weights and caches are read from end to end at every step, and
+    translating addresses in pages of 4 KiB costs a tenth of the rate of memory, more in a virtual
+    machine. Memory is taken from the system when it is first written.
+    """
+    if nbytes < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        align, spare = _ALIGN, torch.zeros(nbytes + _ALIGN, dtype=torch.uint8)
+    else:
+        region = mmap.mmap(-1, nbytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            region.madvise(mmap.MADV_HUGEPAGE)
+        align, spare = _HUGE, torch.frombuffer(region, dtype=torch.uint8)
+    start = -spare.data_ptr() % align
+    return spare[start : start + nbytes]
