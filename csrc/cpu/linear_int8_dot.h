@@ -49,6 +49,17 @@ constexpr bool kStepScales = false;
 constexpr float kRowLevels = 127.0f;
 #endif
 
+// Cache lines of the next weights, of which a share is asked for at every step: the first rows that
+// meet a panel would wait for it, and the hardware stops reading ahead at pages of 4 KiB.
+struct NextWeights {
+  const char* at;
+  int lines;
+
+  void fetch() {
+    for (int i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at, 0, 2);
+  }
+};
+
 #if defined(FASTSI_AMX)
 
 // linear_int8_kernel.cc multiplies tiles.
@@ -86,7 +97,7 @@ constexpr int kColumns = sizeof(Bytes) / 4;  // of a vector: four weights each
 // and the sums of the weights take it off again.
 template <int R, int P>
 static void dot(const Int8Task& task, std::int64_t, const Element* x,
-                const std::int8_t* const* panels, std::int64_t panel, Sum* sums) {
+                const std::int8_t* const* panels, std::int64_t panel, NextWeights, Sum* sums) {
   constexpr int kVectors = P * kPanel / kColumns, V = kVectors < 2 ? kVectors : 2;
   for (int c = 0; c < P * kPanel; c += V * kColumns) {
     const std::int8_t* from[V];
@@ -127,15 +138,17 @@ constexpr int kMaxRows = 4;
 // that step, added in order.
 template <int R, int P>
 static void dot(const Int8Task& task, std::int64_t row, const Element* x,
-                const std::int8_t* const* panels, std::int64_t panel, Sum* sums) {
+                const std::int8_t* const* panels, std::int64_t panel, NextWeights next,
+                Sum* sums) {
   constexpr int kVectors = 2, kLanes32 = 8;
   const __m256i ones = _mm256_set1_epi16(1);
-  std::memset(sums, 0, sizeof(Sum) * R * P * kPanel);
+  for (int i = 0; i < R * P * kPanel; i += kLanes32) store<float>(sums + i, vf{});
   for (int p = 0; p < P; ++p) {
     const std::int32_t* offsets = task.weight_sum + (panel + p) * task.steps * kPanel;
     for (std::int64_t s = 0; s < task.steps; ++s) {
       const std::int8_t* w = panels[p] + s * kStep * kPanel;
       const Element* from = x + s * kRows * kStep;
+      next.fetch();
       __m256i sum[R][kVectors];
       for (int v = 0; v < kVectors; ++v) {
         const auto* offset = reinterpret_cast<const __m256i*>(offsets + s * kPanel + v * kLanes32);
@@ -148,7 +161,6 @@ static void dot(const Int8Task& task, std::int64_t row, const Element* x,
           const std::int8_t* at = w + k * kPanel + v * 4 * kLanes32;
           weight[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
         }
-        _mm_prefetch(reinterpret_cast<const char*>(w + k * kPanel + 4096), _MM_HINT_T0);
         for (int r = 0; r < R; ++r) {
           std::int32_t four;
           std::memcpy(&four, from + r * kStep + k, sizeof four);
@@ -188,7 +200,7 @@ constexpr int kVectors = 2;                  // of accumulators per row
 // Sums of R rows by P panels, [R][P][16]. A lane pair holds two partial sums of a column.
 template <int R, int P>
 static void dot(const Int8Task& task, std::int64_t, const Element* x,
-                const std::int8_t* const* panels, std::int64_t, Sum* sums) {
+                const std::int8_t* const* panels, std::int64_t, NextWeights, Sum* sums) {
   for (int p = 0; p < P; ++p) {
     for (int c = 0; c < kPanel; c += kVectors * kColumns) {
       Words sum[R][kVectors] = {};
@@ -221,7 +233,7 @@ constexpr int kMaxRows = 1;
 
 template <int R, int P>
 static void dot(const Int8Task& task, std::int64_t, const Element* x,
-                const std::int8_t* const* panels, std::int64_t, Sum* sums) {
+                const std::int8_t* const* panels, std::int64_t, NextWeights, Sum* sums) {
   static_assert(R == 1, "rows one by one");
   for (int p = 0; p < P; ++p) {
     std::int32_t sum[kPanel] = {};

@@ -264,7 +264,7 @@ void multiply(const Int8Task& task, const Int8Range& range) {
 #else
 
 template <int R, int P>
-void multiply_rows(const Int8Task& task, std::int64_t row, std::int64_t panel) {
+void multiply_rows(const Int8Task& task, std::int64_t row, std::int64_t panel, NextWeights& next) {
   const std::int8_t* panels[P];
   for (int p = 0; p < P; ++p) panels[p] = panel_of(task, panel + p);
   alignas(64) Sum sums[R * P * kPanel];
@@ -274,34 +274,41 @@ void multiply_rows(const Int8Task& task, std::int64_t row, std::int64_t panel) {
     const float* out = task.out + (row + r) * task.out_stride + column;
     for (int p = 0; p < (task.pair ? 1 : P); ++p) __builtin_prefetch(out + p * kPanel, 1, 3);
   }
-  dot<R, P>(task, row, block_of(task, row / kRows) + row % kRows * kStep, panels, panel, sums);
+  const Element* x = block_of(task, row / kRows) + row % kRows * kStep;
+  dot<R, P>(task, row, x, panels, panel, next, sums);
+  next.at += P * task.steps * next.lines * 64;
   finish_of<P>(task, panel)(task, row, row + R, panel, sums, P * kPanel);
 }
 
 template <int P>
 void multiply_panels(const Int8Task& task, std::int64_t row, std::int64_t end, std::int64_t panel) {
+  // Shared by all blocks of rows; what is asked for past the last panel does no harm.
+  const std::int64_t turns = (end - row + kMaxRows - 1) / kMaxRows * P * task.steps;
+  const std::int64_t lines = P * task.steps * kStep * kPanel / 64;
+  NextWeights next{reinterpret_cast<const char*>(panel_of(task, panel + P)),
+                   static_cast<int>((lines + turns - 1) / turns)};
   while (row < end) {
     const std::int64_t left = end - row;
     if constexpr (kMaxRows >= 8) {
       if (left >= 8) {
-        multiply_rows<8, P>(task, row, panel);
+        multiply_rows<8, P>(task, row, panel, next);
         row += 8;
         continue;
       }
     }
     if constexpr (kMaxRows >= 4) {
       if (left >= 4) {
-        multiply_rows<4, P>(task, row, panel);
+        multiply_rows<4, P>(task, row, panel, next);
         row += 4;
         continue;
       }
       if (left >= 2) {
-        multiply_rows<2, P>(task, row, panel);
+        multiply_rows<2, P>(task, row, panel, next);
         row += 2;
         continue;
       }
     }
-    multiply_rows<1, P>(task, row, panel);
+    multiply_rows<1, P>(task, row, panel, next);
     ++row;
   }
 }

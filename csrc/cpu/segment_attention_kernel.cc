@@ -55,6 +55,14 @@ struct Range {
   std::int64_t first, last;
 };
 
+// The tile that comes next: none where the segment is null.
+struct Ahead {
+  const SegmentPlan::Segment* segment;
+  std::int64_t token;
+};
+
+constexpr std::int64_t kFewQueries = 16;
+
 // Tokens of a segment that a row at position `pos` sees.
 FASTSI_INLINE Range visible(const SegmentPlan::Segment& s, std::int64_t pos, std::int64_t window) {
   Range range{0, s.kv_len};
@@ -131,17 +139,27 @@ class BlockAttention {
       const int n = s.kv_len - t < kTile ? static_cast<int>(s.kv_len - t) : kTile;
       const bool masked = t < all.first || t + n > all.last;
       const bool more = t + kTile < any.last;
-      if (more || next != nullptr) fetch_keys(more ? s : *next, more ? t + kTile : 0);
-      run_tile(s, t, n, first, last, masked);
+      run_tile(s, t, n, first, last, masked, {more ? &s : next, more ? t + kTile : 0});
     }
   }
 
   void run_tile(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t first,
-                std::int64_t last, bool masked) {
+                std::int64_t last, bool masked, const Ahead& ahead) {
     const C *key[kTile], *value[kTile];
     place_tokens(s.first_page, s.page_offset + token, n, key, value);
-    fetch_rows(value, n);
     const std::int64_t m0 = (first - block_.row_first) * group_, count = (last - first) * group_;
+    // Few queries wait for memory, so everything is asked for at once. Many have products to do
+    // meanwhile, and their keys must not queue behind what is needed later.
+    bool together = count < kFewQueries;
+#if defined(FASTSI_AMX)
+    together |= sizeof(T) == sizeof(float) && !s.per_path;
+#endif
+    const C* next_key[kTile] = {};
+    const int next_n = place_keys(ahead, next_key);
+    if (together) {
+      fetch_rows(next_key, 0, next_n);
+      fetch_rows(value, 0, n);
+    }
 #if defined(FASTSI_AMX)
     if constexpr (sizeof(T) == sizeof(float)) {
       if (!s.per_path) return multiply_tiles(s, token, n, m0, count, masked, key, value);
@@ -149,7 +167,14 @@ class BlockAttention {
 #endif
     T* score = scratch_.score + m0 * kTile;
     pack_keys<C>(key, n, dim_, scratch_.k);
+    // Between products, a share each: a burst of requests would hold up the loads behind it.
+    const std::int64_t groups = together ? 0 : (count + kQueries - 1) / kQueries;
+    const auto fetch_share = [&](const C* const* row, int rows, std::int64_t m) {
+      const std::int64_t turn = m / kQueries;
+      if (groups > 0) fetch_rows(row, rows * turn / groups, rows * (turn + 1) / groups);
+    };
     each_group(count, [&](auto group, std::int64_t m) {
+      fetch_share(value, n, m);
       score_queries<T, decltype(group)::value>(scratch_.q + (m0 + m) * dim_, scratch_.k, dim_, n,
                                                score + m * kTile);
     });
@@ -167,6 +192,7 @@ class BlockAttention {
     const T* row[kTile];
     place_values(value, n, row);
     each_group(count, [&](auto group, std::int64_t m) {
+      fetch_share(next_key, next_n, m);
       value_queries<T, decltype(group)::value>(score + m * kTile, row, n, wide_,
                                                scratch_.rescale + m0 + m,
                                                scratch_.acc + (m0 + m) * wide_);
@@ -234,18 +260,21 @@ class BlockAttention {
 
   // The spans of single paths are read once per step, from memory, page by page; the hardware does
   // not read ahead from one page to the next.
-  void fetch_rows(const C* const* row, int n) const {
+  void fetch_rows(const C* const* row, std::int64_t first, std::int64_t last) const {
     constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(C));
-    for (int t = 0; t < n; ++t) {
+    for (std::int64_t t = first; t < last; ++t) {
       for (std::int64_t d = 0; d < dim_; d += kLine) __builtin_prefetch(row[t] + d, 0, 2);
     }
   }
 
-  void fetch_keys(const SegmentPlan::Segment& s, std::int64_t token) const {
-    const C *key[kTile], *value[kTile];
-    const int n = s.kv_len - token < kTile ? static_cast<int>(s.kv_len - token) : kTile;
-    place_tokens(s.first_page, s.page_offset + token, n, key, value);
-    fetch_rows(key, n);
+  // Addresses of the keys of a tile; returns how many there are.
+  int place_keys(const Ahead& ahead, const C** key) const {
+    if (ahead.segment == nullptr) return 0;
+    const SegmentPlan::Segment& s = *ahead.segment;
+    const C* value[kTile];
+    const int n = s.kv_len - ahead.token < kTile ? static_cast<int>(s.kv_len - ahead.token) : kTile;
+    place_tokens(s.first_page, s.page_offset + ahead.token, n, key, value);
+    return n;
   }
 
   // Addresses of the keys and values of n tokens, from a slot of a segment on; page by page, since
