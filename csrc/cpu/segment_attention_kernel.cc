@@ -5,7 +5,7 @@
 // row. For every segment that meets the block, in plan order, and every tile of kTile tokens of the
 // segment: keys are transposed into a tile (lanes over tokens), scores are a matrix product, an
 // online softmax updates each query's running maximum and sum, and values are added with lanes over
-// head_dim. Each score is one chain of multiply-adds over head_dim, each output one chain over the
+// head_dim. A score is a sum of chains of multiply-adds over head_dim, an output one chain over the
 // tile's tokens, tiles start at fixed tokens of their segment, and a tile that a query does not see
 // leaves its state as it was: so a query's bits do not depend on which others share its block.
 #include "kernels.h"

@@ -57,21 +57,30 @@ void pack_keys(const S* const* key, int n, std::int64_t dim, Arith<S>* k) {
   }
 }
 
-// score[m][t] = q[m] . k[.][t] for `queries` queries and NV vectors of tokens.
+// score[m][t] = q[m] . k[.][t] for `queries` queries and NV vectors of tokens, in chains of at most
+// kScoreChain that are then added: one chain over a large head loses twice as much to rounding.
+constexpr std::int64_t kScoreChain = 64;
 template <class T, int M, int NV>
 FASTSI_INLINE void score_tile(const T* q, const T* k, std::int64_t dim, T* score) {
   constexpr int W = kLanes<T>;
-  Vec<T> acc[M][NV] = {};
-  for (std::int64_t d = 0; d < dim; ++d) {
-    Vec<T> key[NV];
-    for (int j = 0; j < NV; ++j) key[j] = load<T>(k + d * kTile + j * W);
-    for (int m = 0; m < M; ++m) {
-      const Vec<T> x = splat<T>(q[m * dim + d]);
-      for (int j = 0; j < NV; ++j) acc[m][j] = fma(x, key[j], acc[m][j]);
+  for (std::int64_t d = 0; d < dim;) {
+    const bool fresh = d == 0;
+    const std::int64_t end = dim - d < kScoreChain ? dim : d + kScoreChain;
+    Vec<T> acc[M][NV] = {};
+    for (; d < end; ++d) {
+      Vec<T> key[NV];
+      for (int j = 0; j < NV; ++j) key[j] = load<T>(k + d * kTile + j * W);
+      for (int m = 0; m < M; ++m) {
+        const Vec<T> x = splat<T>(q[m * dim + d]);
+        for (int j = 0; j < NV; ++j) acc[m][j] = fma(x, key[j], acc[m][j]);
+      }
     }
-  }
-  for (int m = 0; m < M; ++m) {
-    for (int j = 0; j < NV; ++j) store<T>(score + m * kTile + j * W, acc[m][j]);
+    for (int m = 0; m < M; ++m) {
+      for (int j = 0; j < NV; ++j) {
+        T* to = score + m * kTile + j * W;
+        store<T>(to, fresh ? acc[m][j] : load<T>(to) + acc[m][j]);
+      }
+    }
   }
 }
 

@@ -1,4 +1,8 @@
-"""linear in mode "int8": every instruction set gives the bits of the definition in torch."""
+"""linear in mode "int8": every instruction set gives the bits of the definition in torch.
+
+Weights are packed for the instruction set in force: AVX2 without VNNI takes rows of 7 bits with a
+scale per 64 inputs, all others rows of 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,9 @@ from tests.ops.support import running, torch_threads
 
 ISAS = ("portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "amx")
 RUNNERS = [f"cpu-{isa}" for isa in ISAS]
+ROW_SCALES = [runner for runner in RUNNERS if runner != "cpu-avx2"]
+FORMS = ["cpu-portable", "cpu-avx2"]
+"""An instruction set of each form of the rows."""
 ACTIVATIONS = ["silu", "gelu", "gelu_tanh"]
 
 
@@ -33,10 +40,10 @@ def test_the_same_bits_as_the_definition(runner: str, rows: int, pair: bool) -> 
     for n, k in [(1, 1), (15, 63), (16, 64), (17, 65), (33, 200), (64, 129), (80, 576)]:
         x, weights = normal(rows, k), [normal(n, k, seed=s + 1) for s in range(2 if pair else 1)]
         bias, residual = normal(n * len(weights), seed=3), normal(rows, n, seed=4)
-        packed = packed_of(*weights, pair=pair)
         for names in ({}, {"bias": bias, "residual": residual}):
-            expected = linear(x, packed, backend="reference", **names)
             with running(runner) as backend:
+                packed = packed_of(*weights, pair=pair)
+                expected = linear(x, packed, backend="reference", **names)
                 assert torch.equal(linear(x, packed, backend=backend, **names), expected)
 
 
@@ -54,21 +61,22 @@ def test_random_calls(runner: str, data: st.DataObject) -> None:
     source = normal(rows + 5, k + 3, seed=seed)[:, 3:]
     index = torch.arange(rows).flip(0) + 2 if draw(st.booleans()) else None
     x = source if index is not None else source[:rows]
-    packed = packed_of(*weights, pair=pair)
-    expected = linear(x, packed, row_index=index, backend="reference")
-    wide = torch.full((rows, packed.out_features + 9), 7.0)
     with running(runner) as backend, torch_threads(draw(st.integers(1, 3))):
+        packed = packed_of(*weights, pair=pair)
+        expected = linear(x, packed, row_index=index, backend="reference")
+        wide = torch.full((rows, packed.out_features + 9), 7.0)
         out = linear(x, packed, row_index=index, out=wide[:, 4:-5], backend=backend)
     assert torch.equal(out, expected)
     assert (wide[:, :4] == 7).all()
     assert (wide[:, -5:] == 7).all()
 
 
-@pytest.mark.parametrize("runner", RUNNERS[1:])
+@pytest.mark.parametrize("runner", ROW_SCALES[1:])
 @pytest.mark.parametrize("pair", [False, True])
 def test_activations_have_the_same_bits_everywhere(runner: str, pair: bool) -> None:
     x, weights = normal(37, 100, spread=3.0), [normal(40, 100, seed=1)] * (2 if pair else 1)
-    packed = packed_of(*weights, pair=pair)
+    with running("cpu-portable"):
+        packed = packed_of(*weights, pair=pair)
     for activation in ACTIVATIONS:
         with running("cpu-portable") as backend:
             expected = linear(x, packed, activation=activation, backend=backend)
@@ -77,13 +85,15 @@ def test_activations_have_the_same_bits_everywhere(runner: str, pair: bool) -> N
         assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("runner", FORMS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activations_over_their_whole_range(activation: str) -> None:
+def test_activations_over_their_whole_range(runner: str, activation: str) -> None:
     x = torch.cat([torch.linspace(-100, 100, 20001), normal(5000), normal(5000) * 1e-4])
     x = torch.cat([x, torch.tensor([0.0, 1e30, -1e30, 1e-30, -1e-30])])[:, None]
-    packed = packed_of(torch.ones(1, 1))
-    before = linear(x, packed).double()
-    got = linear(x, packed, activation=activation)
+    with running(runner) as backend:
+        packed = packed_of(torch.ones(1, 1))
+        before = linear(x, packed, backend=backend).double()
+        got = linear(x, packed, activation=activation, backend=backend)
     truth = linear(
         before, pack_weight([torch.ones(1, 1)]), activation=activation, backend="reference"
     )
@@ -95,9 +105,9 @@ def test_activations_over_their_whole_range(activation: str) -> None:
 @pytest.mark.parametrize(("n", "k", "pair"), [(70, 200, False), (96, 700, True), (576, 64, False)])
 def test_bits_depend_on_the_row_alone(runner: str, n: int, k: int, pair: bool) -> None:
     """Any number of rows, any place among them, any number of threads."""
-    packed = packed_of(*[normal(n, k, seed=s) for s in range(2 if pair else 1)], pair=pair)
     x = normal(1100, k, seed=2)
     with running(runner) as backend:
+        packed = packed_of(*[normal(n, k, seed=s) for s in range(2 if pair else 1)], pair=pair)
 
         def run(rows: torch.Tensor) -> torch.Tensor:
             return linear(rows, packed, activation="silu", backend=backend)
@@ -121,9 +131,9 @@ def test_the_largest_sums_do_not_saturate(runner: str) -> None:
     weight[0, ::64], weight[1, ::64], weight[2, ::64] = 1, -1, 1
     x[0, ::64], x[1, ::64], x[2, 0] = 2, -2, 5
     x[3, ::128], x[3, 64::128] = 1, -1
-    packed = packed_of(weight)
-    assert packed.integers()[0].abs().min() == 127
     with running(runner) as backend:
+        packed = packed_of(weight)
+        assert packed.integers()[0].abs().min() == 127
         got = linear(x, packed, backend=backend)
     torch.testing.assert_close(got, x @ weight.T, rtol=1e-6, atol=1e-6)
 
@@ -136,12 +146,13 @@ def test_depths_whose_sums_could_overflow_are_refused() -> None:
 @pytest.mark.parametrize("runner", ["reference", *RUNNERS])
 def test_rows_that_are_not_finite_or_nearly_zero(runner: str) -> None:
     """They say so in their own outputs, and leave the rows beside them alone."""
-    x, packed = normal(20, 150), packed_of(normal(40, 150, seed=1))
+    x = normal(20, 150)
     x[2, 149], x[5, 0], x[7, 80] = torch.nan, torch.inf, -torch.inf
     x[9], x[11], x[13] = 0, 1e-42, 1e34
     clean = [row for row in range(20) if row not in (2, 5, 7, 9, 11, 13)]
-    expected = linear(x[clean], packed, backend="reference")
     with running(runner) as backend:
+        packed = packed_of(normal(40, 150, seed=1))
+        expected = linear(x[clean], packed, backend="reference")
         got = linear(x, packed, backend=backend)
         active = linear(x, packed, activation="silu", backend=backend)
     assert torch.equal(got[clean], expected)
@@ -156,9 +167,10 @@ def test_rows_that_are_not_finite_or_nearly_zero(runner: str) -> None:
 def test_results_too_large_for_caches(runner: str, threads: int) -> None:
     """They are written past the caches where they begin on a line, and are complete on return."""
     rows, n = 66, 32768 + 32
-    x, packed = normal(rows, 64), packed_of(normal(n, 64, seed=1))
+    x = normal(rows, 64)
     lines = torch.empty(rows * n + 32)
     with running(runner) as backend, torch_threads(threads):
+        packed = packed_of(normal(n, 64, seed=1))
         first = -lines.data_ptr() % 64 // 4
         streamed = linear(x, packed, out=lines[first:][: rows * n].view(rows, n), backend=backend)
         few = [linear(x[i : i + 11], packed, backend=backend) for i in range(0, rows, 11)]
@@ -174,13 +186,15 @@ def test_packing_has_the_same_bits_everywhere(runner: str) -> None:
     with running(runner):
         for pair in (False, True):
             packed = packed_of(*weights, pair=pair)
-            assert packed.layout == "int8_panel16"
+            steps = runner == "cpu-avx2"
+            assert packed.layout == ("int8_panel16_steps" if steps else "int8_panel16")
             assert all(map(torch.equal, packed.integers(), expected))
 
 
 def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weights = normal(9, 130), [normal(21, 130, seed=s) for s in (1, 2)]
-    panels = packed_of(*weights, pair=True)
+    with running("cpu-portable"):
+        panels = packed_of(*weights, pair=True)
     with monkeypatch.context() as patch:
         patch.setattr(_ext, "load", lambda name: (None, "not built"))
         rows = packed_of(*weights, pair=True)
@@ -214,7 +228,8 @@ def test_unpacked_weights_are_within_half_a_grain() -> None:
         assert (rotated <= 0.501 * scale[:, None] + 1e-5 * weight.abs().max()).all()
 
 
-def test_error_is_small_and_outliers_do_not_spoil_it() -> None:
+@pytest.mark.parametrize(("runner", "most"), [("cpu-portable", 0.01), ("cpu-avx2", 0.015)])
+def test_error_is_small_and_outliers_do_not_spoil_it(runner: str, most: float) -> None:
     """Where inputs stick out, products err less than half as much as those of plain rounding."""
     x, weight = normal(64, 576), normal(200, 576, seed=1)
     x[:, [7, 300]] *= 60
@@ -224,10 +239,32 @@ def test_error_is_small_and_outliers_do_not_spoil_it() -> None:
         grain = values.abs().amax(dim=1, keepdim=True) / 127
         return (values / grain).round() * grain
 
-    error = (linear(x, packed_of(weight)) - exact).norm() / exact.norm()
+    with running(runner) as backend:
+        error = (linear(x, packed_of(weight), backend=backend) - exact).norm() / exact.norm()
     plain = (rounded(x) @ rounded(weight).T - exact).norm() / exact.norm()
-    assert error < 0.01
+    assert error < most
     assert error < 0.5 * plain
+
+
+def test_a_scale_per_64_inputs_makes_up_for_a_bit() -> None:
+    """Where blocks of inputs differ in size, rows of 7 bits err no more than rows of 8."""
+    sizes = torch.logspace(-1, 1, 9).repeat_interleave(64)
+    x, weight = normal(64, 576) * sizes, normal(200, 576, seed=1) / sizes
+    exact = x.double() @ weight.double().T
+    errors = []
+    for runner in FORMS:
+        with running(runner) as backend:
+            errors.append((linear(x, packed_of(weight), backend=backend) - exact).norm())
+    assert errors[1] <= errors[0]
+
+
+@pytest.mark.parametrize("k", [64, 200])
+def test_weights_of_the_other_form_are_refused(k: int) -> None:
+    for made, used in (FORMS, FORMS[::-1]):
+        with running(made):
+            packed = packed_of(normal(16, k))
+        with running(used) as backend, pytest.raises(ValueError, match="reads another form"):
+            linear(normal(2, k), packed, backend=backend)
 
 
 def test_broken_weights_are_refused_by_the_core() -> None:
@@ -235,10 +272,17 @@ def test_broken_weights_are_refused_by_the_core() -> None:
     from fastsi.ops._view import view
 
     data = torch.zeros(16 * 64, dtype=torch.uint8)
+    steps = core.linear_int8_step_scales()
     scale, sums, out = torch.zeros(16), torch.zeros(16, dtype=torch.int32), torch.zeros(2, 16)
     for arguments, message in [
-        ((view(data[:-1]), view(scale), view(sums), 16, 64, False, steps), "weights: dimension 0 is 1023"),
-        ((view(data), view(scale[:-1]), view(sums), 16, 64, False, steps), "scales: dimension 0 is 15"),
+        (
+            (view(data[:-1]), view(scale), view(sums), 16, 64, False, steps),
+            "weights: dimension 0 is 1023",
+        ),
+        (
+            (view(data), view(scale[:-1]), view(sums), 16, 64, False, steps),
+            "scales: dimension 0 is 15",
+        ),
         ((view(data), view(scale), view(scale), 16, 64, False, steps), "sums: is float32"),
         ((view(data), view(scale), view(sums), 15, 64, True, steps), "must have an even number"),
         ((view(data), view(scale), view(sums), 16, 0, False, steps), "int8 takes 1 to"),

@@ -54,7 +54,8 @@ def quantise(
         levels: largest magnitude of an integer, up to 127.
 
     Returns:
-        Values int8 [rows, k filled up to 64], rounded to nearest even; scale float32 [rows]. Rows whose largest rotated magnitude is below 2^-120 count as zeros;
+        Values int8 [rows, k filled up to 64], rounded to nearest even; scale float32 [rows]. Rows
+        whose largest rotated magnitude is below 2^-120 count as zeros;
         rows that are not finite have the scale NaN.
     """
     rotated = rotate(x)
