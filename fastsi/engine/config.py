@@ -40,6 +40,9 @@ class EngineConfig:
     deterministic: bool = False
     """Same bits for a path in every batch: prompts are cut into blocks of fixed size, so that the
     order of attention's sums does not follow from where other prompts differ."""
+    pipeline: bool | Literal["auto"] = "auto"
+    """Launch a step before the tokens of the last one are on the host; auto: on a GPU. A path is
+    the same either way."""
     seed: int = 0
     """Seed of requests that bring none; mixed with a count of calls."""
 
@@ -53,6 +56,8 @@ class EngineConfig:
             if getattr(self, name) not in get_args(choices):
                 names = ", ".join(get_args(choices))
                 raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {names}")
+        if self.pipeline != "auto" and not isinstance(self.pipeline, bool):
+            raise ConfigError(f"pipeline={self.pipeline!r}: must be auto, True or False")
         if not isinstance(self.seed, int) or abs(self.seed) >= 2**63:
             raise ConfigError(f"seed={self.seed!r}: must be a 64-bit integer")
 

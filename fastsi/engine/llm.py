@@ -56,6 +56,7 @@ class LLM:
         sharing: Sharing = "tree",
         logprobs_mode: LogprobsMode = "raw_logprobs",
         page_size: int = 16,
+        pipeline: bool | Literal["auto"] = "auto",
         seed: int = 0,
     ) -> None:
         """Load or take the model, check that it can run, and reserve the KV cache.
@@ -78,6 +79,7 @@ class LLM:
             sharing: see `EngineConfig.sharing`.
             logprobs_mode: see `EngineConfig.logprobs_mode`.
             page_size: tokens per KV page.
+            pipeline: see `EngineConfig.pipeline`.
             seed: of requests that bring no seed; two calls draw different paths.
 
         Raises:
@@ -112,6 +114,7 @@ class LLM:
             sharing=sharing,
             logprobs_mode=logprobs_mode,
             deterministic=deterministic,
+            pipeline=pipeline,
             seed=seed,
         )
         self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)

@@ -18,6 +18,7 @@ from fastsi.engine.kv_pool import KVPool, LayerShape
 from fastsi.engine.module_swaps import ModuleSwaps
 from fastsi.engine.packed_layers import Stamp
 from fastsi.engine.plan import Step
+from fastsi.engine.staging import to_device
 from fastsi.errors import ConfigError
 from fastsi.types import check_known
 
@@ -117,17 +118,30 @@ class ModelRunner:
                     self._check_promises()
                 yield
 
-    def forward(self, step: Step, pool: KVPool) -> torch.Tensor:
+    def forward(self, step: Step, pool: KVPool, drawn: torch.Tensor) -> torch.Tensor:
         """Logits [L, vocab] of ``step.logit_rows``, valid until the next call.
 
-        Keys and values of all rows are written.
+        Keys and values of all rows are written. Nothing waits for the device.
+
+        Args:
+            step: what to run.
+            pool: keys and values.
+            drawn: int64 [table slots], the token last drawn in each, where ``step`` has none.
         """
-        context = StepContext(k=pool.k, v=pool.v, slots=step.slots, plan=step.plan)
+        rows = to_device(
+            {name: getattr(step, name) for name in ("slots", "positions", "logit_rows")}
+            | {"ids": step.input_ids, "from": step.table_slots},
+            self.device,
+        )
+        ids = rows["ids"]
+        if (step.input_ids < 0).any():
+            ids = torch.where(ids < 0, drawn[rows["from"]], ids)
+        plan = ops.SegmentPlan(**to_device(step.segments, self.device))
+        context = StepContext(k=pool.k, v=pool.v, slots=rows["slots"], plan=plan)
+        run = self._own_forward if self._fused is None else self._fused.forward
         # no_grad and not inference_mode: modules may cache tensors that training uses later.
         with torch.no_grad():
-            if self._fused is not None:
-                return self._fused.forward(step.input_ids, step.positions, context, step.logit_rows)
-            return self._own_forward(step.input_ids, step.positions, context, step.logit_rows)
+            return run(ids, rows["positions"], context, rows["logit_rows"])
 
     def _own_forward(
         self, ids: torch.Tensor, positions: torch.Tensor, context: StepContext, keep: torch.Tensor
