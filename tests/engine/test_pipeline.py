@@ -1,4 +1,4 @@
-"""Steps launched before the last one is read: the same paths, bit for bit, as one after the other."""
+"""Steps launched before the last one is read: the same paths, bit for bit, as step by step."""
 
 from __future__ import annotations
 
@@ -42,8 +42,14 @@ def check_pages(llm: LLM) -> None:
 def results(outputs: list[RequestOutput]) -> list[Any]:
     """All that a caller sees of the paths."""
     return [
-        (path.token_ids, path.token_logprobs, path.text, path.finish_reason, path.stop_reason)
-        + (path.logprobs,)
+        (
+            path.token_ids,
+            path.token_logprobs,
+            path.text,
+            path.finish_reason,
+            path.stop_reason,
+            path.logprobs,
+        )
         for each in outputs
         for path in each.outputs
     ]
