@@ -118,23 +118,14 @@ class _Spans:
     def finish(self, row_pos: Int, device: torch.device) -> SegmentPlan:
         counts = np.concatenate(self.num_pages)
         columns = np.concatenate(self.columns, axis=1)
-
-        def tensor(values: npt.NDArray[np.integer]) -> torch.Tensor:
-            return torch.from_numpy(values.astype(np.int32)).to(device)
-
-        offset, kv_len, kv_start, begin, end, causal, per_path = map(tensor, columns)
-        return SegmentPlan(
-            page_indptr=tensor(np.concatenate([[0], np.cumsum(counts)])),
-            page_ids=tensor(np.concatenate(self.pages)),
-            page_offset=offset,
-            kv_len=kv_len,
-            kv_start=kv_start,
-            row_begin=begin,
-            row_end=end,
-            causal=causal,
-            per_path=per_path,
-            row_pos=tensor(row_pos),
-        )
+        names = ("page_offset", "kv_len", "kv_start", "row_begin", "row_end", "causal", "per_path")
+        arrays = dict(zip(names, columns, strict=True)) | {
+            "page_indptr": np.concatenate([[0], np.cumsum(counts)]),
+            "page_ids": np.concatenate(self.pages),
+            "row_pos": row_pos,
+        }
+        host = {name: array.astype(np.int32) for name, array in arrays.items()}
+        return SegmentPlan.from_numpy(host, device)
 
 
 def build_step(
