@@ -136,7 +136,7 @@ class ModelRunner:
         ids = rows["ids"]
         if (step.input_ids < 0).any():
             ids = torch.where(ids < 0, drawn[rows["from"]], ids)
-        plan = ops.SegmentPlan(**to_device(step.segments, self.device))
+        plan = ops.SegmentPlan(**to_device(step.segments, self.device), host=step.segments)
         context = StepContext(k=pool.k, v=pool.v, slots=rows["slots"], plan=plan)
         run = self._own_forward if self._fused is None else self._fused.forward
         # no_grad and not inference_mode: modules may cache tensors that training uses later.

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsi.ops import SegmentPlan, merge_states, segment_attention
+from fastsi.ops.segment_attention.plan import FIELDS
 from tests.ops.support import (
     assert_as_good_as_torch,
     integers,
@@ -446,4 +447,4 @@ def test_bad_arguments_are_refused() -> None:
         with pytest.raises(ValueError, match=message):
             segment_attention(*tensors, plan, **options)
     with pytest.raises(ValueError, match=r"plan\.page_indptr: is torch\.int64"):
-        SegmentPlan(**{n: getattr(plan, n).long() for n in plan.__slots__ if n[0] != "_"})
+        SegmentPlan(**{name: getattr(plan, name).long() for name in FIELDS})
