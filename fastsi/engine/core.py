@@ -69,6 +69,9 @@ class Engine:
         self._sampler = Sampler(config.logprobs_mode)
         ahead = runner.device.type == "cuda" if config.pipeline == "auto" else config.pipeline
         self._pipeline = Pipeline(config.max_batch_rows, runner.device, ahead=ahead)
+        runner.use_graphs(
+            config.graphs, self.pool, self._pipeline.tokens, max_rows=config.max_batch_rows
+        )
         self._calls = 0
 
     def run(

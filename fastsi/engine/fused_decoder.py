@@ -124,6 +124,11 @@ class FusedDecoder:
         layer, shape = self._layers[0], self._layers[0].call.shape
         return layer.qkv.out_features // shape.head_dim - 2 * shape.kv_heads
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of rows and weights."""
+        return self._norm.weight.dtype
+
     def reserve(self, rows: int) -> Buffers:
         """Memory for passes of up to ``rows`` rows that stays where it is."""
         like = self._norm.weight.new_empty(rows, 1)

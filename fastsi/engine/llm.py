@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsi.engine import architecture, loading, outputs, weights
-from fastsi.engine.config import EngineConfig, KVDtype, LogprobsMode, Sharing
+from fastsi.engine.config import EngineConfig, Graphs, KVDtype, LogprobsMode, Sharing
 from fastsi.engine.control import GroupController
 from fastsi.engine.core import Engine, EngineRequest
 from fastsi.engine.detokenizer import Detokenizer
@@ -57,6 +57,7 @@ class LLM:
         logprobs_mode: LogprobsMode = "raw_logprobs",
         page_size: int = 16,
         pipeline: bool | Literal["auto"] = "auto",
+        graphs: Graphs = "auto",
         seed: int = 0,
     ) -> None:
         """Load or take the model, check that it can run, and reserve the KV cache.
@@ -80,6 +81,7 @@ class LLM:
             logprobs_mode: see `EngineConfig.logprobs_mode`.
             page_size: tokens per KV page.
             pipeline: see `EngineConfig.pipeline`.
+            graphs: see `EngineConfig.graphs`.
             seed: of requests that bring no seed; two calls draw different paths.
 
         Raises:
@@ -115,6 +117,7 @@ class LLM:
             logprobs_mode=logprobs_mode,
             deterministic=deterministic,
             pipeline=pipeline,
+            graphs=graphs,
             seed=seed,
         )
         self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)

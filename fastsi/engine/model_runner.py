@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from fastsi import ops
 from fastsi.engine import architecture, fused_decoder, weights
 from fastsi.engine.attention import LayerCall, StepContext, engine_attention
-from fastsi.engine.config import KVDtype
+from fastsi.engine.config import Graphs, KVDtype
 from fastsi.engine.fused_decoder import FusedDecoder, NotFused
+from fastsi.engine.graphs import DecodeGraphs
 from fastsi.engine.kv_pool import KVPool, LayerShape
 from fastsi.engine.module_swaps import ModuleSwaps
 from fastsi.engine.packed_layers import Stamp
@@ -27,6 +28,7 @@ Quantization = Literal["int8"]
 _PROBE_TOKENS = 33
 _AGREEMENT = 1e-4
 """Largest difference of logits, as a share of the largest, that rounding explains in float32."""
+_RECORDED = ("norm_rope_act", "linear", "segment_attention")
 _ROUNDINGS = 16
 """The same in 16 bits, in units of the type's epsilon, for the root mean square: tiny models of
 spread weights differ by 2 to 7."""
@@ -71,6 +73,8 @@ class ModelRunner:
         self._fused: FusedDecoder | None = None
         self._swaps: ModuleSwaps | None = None
         self._reason = ""
+        self._make_graphs: Callable[[FusedDecoder], DecodeGraphs | None] = lambda _: None
+        self._graphs: DecodeGraphs | None = None
         self.kv_dtype = self._kv_dtype(kv_dtype)
         if quantization is not None or deterministic:
             with self.session():
@@ -119,7 +123,40 @@ class ModelRunner:
             with nullcontext() if self._fused else self._own_swaps.active():
                 if changed:
                     self._check_promises()
+                if self._fused is not None and self._graphs is None:
+                    self._graphs = self._make_graphs(self._fused)
                 yield
+
+    def use_graphs(self, mode: Graphs, pool: KVPool, drawn: torch.Tensor, *, max_rows: int) -> None:
+        """Let steps of up to ``max_rows`` rows be replayed; see `EngineConfig.graphs`.
+
+        Args:
+            mode: whether and how.
+            pool: as in every later call of `forward`.
+            drawn: as in every later call of `forward`.
+            max_rows: most rows.
+        """
+
+        def make(decoder: FusedDecoder) -> DecodeGraphs | None:
+            if mode == "off" or not decoder.alike or (mode == "auto" and not self._recordable()):
+                return None
+            return DecodeGraphs(
+                decoder,
+                pool,
+                drawn,
+                max_rows=max_rows,
+                capture=mode != "eager",
+                deterministic=self._deterministic,
+            )
+
+        self._make_graphs, self._graphs = make, None
+
+    def _recordable(self) -> bool:
+        """Whether every op of a layer runs on kernels that never wait for the device."""
+        if self.device.type != "cuda":
+            return False
+        row = torch.empty(0, dtype=self.dtype, device=self.device)
+        return all(ops.chosen_backend(op, row) != "reference" for op in _RECORDED)
 
     def forward(self, step: Step, pool: KVPool, drawn: torch.Tensor) -> torch.Tensor:
         """Logits [L, vocab] of ``step.logit_rows``, valid until the next call.
@@ -131,6 +168,11 @@ class ModelRunner:
             pool: keys and values.
             drawn: int64 [table slots], the token last drawn in each, where ``step`` has none.
         """
+        if self._graphs is not None:
+            with torch.no_grad():
+                logits = self._graphs.forward(step)
+            if logits is not None:
+                return logits
         rows = to_device(
             {name: getattr(step, name) for name in ("slots", "positions", "logit_rows")}
             | {"ids": step.input_ids, "from": step.table_slots},
@@ -171,6 +213,8 @@ class ModelRunner:
             "forward": "fused" if self._fused else "modules",
             "reason": self._reason,
             "packed_linears": sum(len(product.layers) for product in products),
+            "graphs_captured": self._graphs.num_captured if self._graphs else 0,
+            "graphs_replayed": self._graphs.num_replayed if self._graphs else 0,
             "parameter_bytes": sum(own.values()),
             "packed_bytes": sum(product.nbytes for product in products),
         }
@@ -189,7 +233,7 @@ class ModelRunner:
         if structure == self._structure:
             return False
         self._structure = structure
-        self._fused, self._swaps = None, None
+        self._fused, self._swaps, self._graphs = None, None, None
         try:
             self._fused = self._fuse()
             self._reason = "built like Llama, and equal on a few tokens"
