@@ -176,3 +176,9 @@ def qkv(
 
     cache = (max(pages, 1), heads[1], page_size, head_dim)
     return normal(plan.num_rows, heads[0], head_dim), normal(*cache), normal(*cache)
+
+
+def device_of(name: str) -> str:
+    """Where the runner called ``name`` wants its tensors."""
+    on_gpu = name in ("triton", "cuda") and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"
