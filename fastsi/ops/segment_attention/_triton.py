@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import triton
 
-from fastsi.ops._registry import interpreting
 from fastsi.ops._triton_variants import Variant
 from fastsi.ops._view import rows_dense
 from fastsi.ops.segment_attention._triton_kernels import attend_tiles, finish_rows
@@ -67,7 +66,6 @@ def segment_attention(
     sizes = (q.stride(0), q.stride(1), *score_factors(scale, softcap), window or 0)
     constants = constants_of(q_heads, k_cache.shape[1], head_dim, k_cache.shape[2])
     constants |= {"SOFTCAP": softcap is not None, "WINDOW": window is not None}
-    constants["WIDEN"] = q.dtype == torch.bfloat16 and interpreting()
     heads = k_cache.shape[1]
     inputs = (q, k_cache, v_cache, plan.page_ids, plan.row_pos, work.counts)
     if work.num_tiles:
@@ -171,7 +169,7 @@ def _variant(
     **options: bool,
 ) -> Variant:
     q_heads, kv_heads, head_dim = heads
-    chosen = {"SOFTCAP": False, "WINDOW": False, "WIDEN": False} | options
+    chosen = {"SOFTCAP": False, "WINDOW": False} | options
     constants = constants_of(q_heads, kv_heads, head_dim, 16) | chosen
     constants |= {"BLOCK_M": tile, "BLOCK_N": config.block_n}
     pointers = dict.fromkeys(("q", "k_cache", "v_cache"), f"*{dtype}") | _POINTERS

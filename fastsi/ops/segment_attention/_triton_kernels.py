@@ -35,14 +35,6 @@ def _tanh(x):
 
 
 @triton.jit
-def _product(a, b, acc, WIDEN: tl.constexpr):
-    """acc + a b. Triton's interpreter cannot multiply bfloat16; widened, the products are equal."""
-    if WIDEN:
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, acc, input_precision="ieee")
-
-
-@triton.jit
 def _add_block(
     queries,
     k_cache,
@@ -66,7 +58,6 @@ def _add_block(
     BLOCK_N: tl.constexpr,
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
-    WIDEN: tl.constexpr,
 ):
     """One block of tokens [start, start + BLOCK_N) of a span; pairs see tokens [low, high)."""
     token = start + tl.arange(0, BLOCK_N)
@@ -81,9 +72,7 @@ def _add_block(
     if HEAD_DIM != BLOCK_D:
         held = held & (d[None, :] < HEAD_DIM)
     keys = tl.load(k_cache + where, mask=held, other=0.0).to(queries.dtype)
-    none = tl.zeros([queries.shape[0], BLOCK_N], tl.float32)
-    score = _product(queries, tl.trans(keys), none, WIDEN)
-    score = score * scale
+    score = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
     if SOFTCAP:
         score = _tanh(score) * softcap
     seen = token[None, :] < high[:, None]
@@ -95,7 +84,7 @@ def _add_block(
     weight = tl.exp2(score - base[:, None])
     shrink = tl.exp2(largest - base)
     values = tl.load(v_cache + where, mask=held, other=0.0).to(queries.dtype)
-    acc = _product(weight.to(values.dtype), values, acc * shrink[:, None], WIDEN)
+    acc = tl.dot(weight.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
     return above, total * shrink + tl.sum(weight, 1), acc
 
 
@@ -135,7 +124,6 @@ def attend_tiles(
     BLOCK_N: tl.constexpr,
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
-    WIDEN: tl.constexpr,
 ):
     """Grid (kv_heads, tiles): one tile of pairs against one split of a segment."""
     head = tl.program_id(0)
@@ -192,7 +180,6 @@ def attend_tiles(
             BLOCK_N,
             SOFTCAP,
             WINDOW,
-            WIDEN,
         )
     mean, lse2 = _mean(largest, total, acc)
 
@@ -236,7 +223,6 @@ def finish_rows(
     BLOCK_N: tl.constexpr,
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
-    WIDEN: tl.constexpr,
 ):
     """Grid (kv_heads, rows): merge a row's partial results, then add the row's own spans."""
     head = tl.program_id(0)
@@ -305,7 +291,6 @@ def finish_rows(
                 BLOCK_N,
                 SOFTCAP,
                 WINDOW,
-                WIDEN,
             )
     mean, lse2 = _mean(largest, total, acc)
     at = row * (KV_HEADS * GROUP) + q_head
