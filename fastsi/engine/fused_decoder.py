@@ -119,12 +119,6 @@ class FusedDecoder:
         self._compiled: CompiledLayers | None = None
 
     @property
-    def q_heads(self) -> int:
-        """Query heads of the first layer, and of all where they are alike."""
-        layer, shape = self._layers[0], self._layers[0].call.shape
-        return layer.qkv.out_features // shape.head_dim - 2 * shape.kv_heads
-
-    @property
     def dtype(self) -> torch.dtype:
         """Of rows and weights."""
         return self._norm.weight.dtype
@@ -231,8 +225,8 @@ class FusedDecoder:
         columns = {
             "normed": hidden.shape[1],
             "qkv": layer.qkv.out_features,
-            "attended": self.q_heads * shape.head_dim,
-            "lse": self.q_heads,
+            "attended": layer.call.q_heads * shape.head_dim,
+            "lse": layer.call.q_heads,
             "gated": layer.gate_up.out_features,
         }
         scratch = [_buffer(held, name, hidden, count) for name, count in columns.items()]

@@ -111,10 +111,10 @@ class DecodeGraphs:
         decoder: FusedDecoder,
         pool: KVPool,
         drawn: torch.Tensor,
+        shape: WorkShape,
         *,
         max_rows: int,
         capture: bool,
-        deterministic: bool = False,
     ) -> None:
         """Record nothing yet.
 
@@ -122,22 +122,13 @@ class DecodeGraphs:
             decoder: the pass; its layers are alike.
             pool: keys and values.
             drawn: int64 [table slots], the token last drawn in each.
+            shape: of the work lists, the same for all layers.
             max_rows: most rows of a step that is replayed.
             capture: record graphs; else frames are run op by op, on any device.
-            deterministic: see `WorkShape.deterministic`.
         """
         assert decoder.alike
         self.decoder, self._pool, self._drawn = decoder, pool, drawn
-        self._widths, self._capture = widths(max_rows), capture
-        cache = pool.k[0]
-        self._shape = WorkShape.for_heads(
-            decoder.q_heads,
-            cache.shape[1],
-            cache.shape[3],
-            pool.page_size,
-            element_bytes=decoder.dtype.itemsize,
-            deterministic=deterministic,
-        )
+        self._widths, self._capture, self._shape = widths(max_rows), capture, shape
         self._frames: dict[_Key, Frame] = {}
         self._version = decoder.version
         self._buffers = decoder.reserve(self._widths[-1])

@@ -375,6 +375,9 @@ def _auto_tokens(runner: ModelRunner, page_size: int) -> int:
     layers: Sequence[LayerShape] = runner.layers
     per_token = sum(2 * la.kv_heads * la.head_dim for la in layers) * runner.kv_dtype.itemsize
     if runner.device.type == "cuda":
+        with runner.session():  # copies of weights laid side by side are made first
+            pass
+        torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(runner.device)[0]
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

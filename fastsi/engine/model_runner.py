@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
@@ -21,6 +22,7 @@ from fastsi.engine.packed_layers import Stamp
 from fastsi.engine.plan import Step
 from fastsi.engine.staging import to_device
 from fastsi.errors import ConfigError
+from fastsi.ops.segment_attention.work import WorkShape, plan_work
 from fastsi.types import check_known
 
 Quantization = Literal["int8"]
@@ -140,16 +142,32 @@ class ModelRunner:
         def make(decoder: FusedDecoder) -> DecodeGraphs | None:
             if mode == "off" or not decoder.alike or (mode == "auto" and not self._recordable()):
                 return None
-            return DecodeGraphs(
-                decoder,
-                pool,
-                drawn,
-                max_rows=max_rows,
-                capture=mode != "eager",
-                deterministic=self._deterministic,
-            )
+            shape = self._work_shape(pool.page_size)
+            capture = mode != "eager"
+            return DecodeGraphs(decoder, pool, drawn, shape, max_rows=max_rows, capture=capture)
 
         self._make_graphs, self._graphs = make, None
+
+    def _work_shape(self, page_size: int) -> WorkShape:
+        """How attention is cut into work on a GPU, for layers like the first."""
+        call = self._calls[0]
+        return WorkShape.for_heads(
+            call.q_heads,
+            *call.shape,
+            page_size,
+            element_bytes=self.dtype.itemsize,
+            deterministic=self._deterministic,
+        )
+
+    def _with_work(self, plan: ops.SegmentPlan, page_size: int) -> ops.SegmentPlan:
+        """The plan with a list of fixed splits where rows must not depend on their batch.
+
+        Elsewhere the op plans for itself; on a CPU every row has its own order of sums anyway.
+        """
+        if not self._deterministic or self.device.type != "cuda":
+            return plan
+        work = plan_work(plan, self._work_shape(page_size)).to(self.device)
+        return dataclasses.replace(plan, work=work)
 
     def _recordable(self) -> bool:
         """Whether every op of a layer runs on kernels that never wait for the device."""
@@ -182,7 +200,7 @@ class ModelRunner:
         if (step.input_ids < 0).any():
             ids = torch.where(ids < 0, drawn[rows["from"]], ids)
         fields: dict[str, Any] = dict(to_device(step.segments, self.device))
-        plan = ops.SegmentPlan(**fields, host=step.segments)
+        plan = self._with_work(ops.SegmentPlan(**fields, host=step.segments), pool.page_size)
         context = StepContext(k=pool.k, v=pool.v, slots=rows["slots"], plan=plan)
         run = self._own_forward if self._fused is None else self._fused.forward
         # no_grad and not inference_mode: modules may cache tensors that training uses later.
@@ -254,6 +272,8 @@ class ModelRunner:
             raise ConfigError(f"quantization={self._mode!r}: no layer can be quantised; {first}")
         if not self._deterministic:
             return
+        if self.device.type == "cuda" and len({(c.shape, c.q_heads) for c in self._calls}) > 1:
+            raise ConfigError("deterministic=True: layers of different heads cannot share a plan")
         if first is not None:
             raise ConfigError(f"deterministic=True: a row's bits depend on its batch in {first}")
         everything = self._probe_alone(_PROBE_TOKENS)
@@ -280,6 +300,7 @@ class ModelRunner:
         )
         pool = self._small_pool(count, 1)
         every = torch.arange(count, device=self.device)
+        plan = self._with_work(plan, pool.page_size)
         context = StepContext(k=pool.k, v=pool.v, slots=every, plan=plan)
         run = self._fused.forward if self._fused else self._own_forward
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -104,3 +105,40 @@ def test_widths_cover_every_step() -> None:
     for most in range(1, 700, 13):
         assert list(widths(most)) == sorted(set(widths(most)))
         assert most <= widths(most)[-1] < most + 8
+
+
+class FakeGraph:
+    """Stands for a CUDA graph without a GPU: the pass of a frame, run again at every replay."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        FakeGraph.made += 1
+        self.again: Any = None
+
+    def replay(self) -> None:
+        self.again()
+
+
+def test_a_frame_is_recorded_at_its_second_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the recording itself, which needs a GPU."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    real = DecodeGraphs._record
+
+    def record(self: DecodeGraphs, frame: Any) -> None:
+        real(self, frame)
+        result = frame.result
+        frame.graph.again = lambda: result.copy_(self._pass(frame))
+
+    monkeypatch.setattr(DecodeGraphs, "_record", record)
+    llm = engine(graphs="capture", pipeline=True)
+    want = results(engine(graphs="off").generate(PROMPTS, PARAMS, use_tqdm=False))
+    assert results(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == want
+    stats = llm.stats()
+    frames = llm._runner._graphs._frames  # type: ignore[union-attr]
+    assert 0 < stats["model"]["graphs_captured"] <= len(frames)
+    first_uses = sum(frame.uses > 0 for frame in frames.values())
+    assert stats["model"]["graphs_replayed"] == sum(f.uses for f in frames.values()) - first_uses
+    assert FakeGraph.made == stats["model"]["graphs_captured"]
