@@ -35,11 +35,18 @@ def _tanh(x):
 
 
 @triton.jit
+def _pages(page_ids, start, kv_end, page_offset, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The page of every token of a block."""
+    token = start + tl.arange(0, BLOCK_N)
+    return tl.load(page_ids + (page_offset + token) // PAGE, mask=token < kv_end, other=0)
+
+
+@triton.jit
 def _add_block(
     queries,
     k_cache,
     v_cache,
-    page_ids,
+    page,
     start,
     kv_end,
     page_offset,
@@ -63,8 +70,7 @@ def _add_block(
     token = start + tl.arange(0, BLOCK_N)
     inside = token < kv_end
     slot = page_offset + token
-    page = tl.load(page_ids + slot // PAGE, mask=inside, other=0).to(tl.int64)
-    place = ((page * KV_HEADS + head) * PAGE + slot % PAGE) * HEAD_DIM
+    place = ((page.to(tl.int64) * KV_HEADS + head) * PAGE + slot % PAGE) * HEAD_DIM
     d = tl.arange(0, BLOCK_D)
     where = place[:, None] + d[None, :]
     # Slots past the span may hold anything, NaN included: values there must be read as 0.
@@ -156,12 +162,14 @@ def attend_tiles(
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    page = _pages(pages, first, kv_end, page_offset, PAGE, BLOCK_N)
     for start in range(first, tl.max(high, 0), BLOCK_N):
+        next_page = _pages(pages, start + BLOCK_N, kv_end, page_offset, PAGE, BLOCK_N)
         largest, total, acc = _add_block(
             queries,
             k_cache,
             v_cache,
-            pages,
+            page,
             start,
             kv_end,
             page_offset,
@@ -181,6 +189,7 @@ def attend_tiles(
             SOFTCAP,
             WINDOW,
         )
+        page = next_page
     mean, lse2 = _mean(largest, total, acc)
 
     slot = tl.load(slots + tl.load(record + 9) + pair // GROUP, mask=valid, other=0)
@@ -267,12 +276,14 @@ def finish_rows(
         highs = last + tl.zeros([BLOCK_M], tl.int32)
         pages = page_ids + tl.load(part)
         page_offset = tl.load(part + 1)
+        page = _pages(pages, first, kv_end, page_offset, PAGE, BLOCK_N)
         for start in range(first, last, BLOCK_N):
+            next_page = _pages(pages, start + BLOCK_N, kv_end, page_offset, PAGE, BLOCK_N)
             largest, total, acc = _add_block(
                 queries,
                 k_cache,
                 v_cache,
-                pages,
+                page,
                 start,
                 kv_end,
                 page_offset,
@@ -292,6 +303,7 @@ def finish_rows(
                 SOFTCAP,
                 WINDOW,
             )
+            page = next_page
     mean, lse2 = _mean(largest, total, acc)
     at = row * (KV_HEADS * GROUP) + q_head
     result = mean.to(out.dtype.element_ty)
