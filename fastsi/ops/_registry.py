@@ -156,6 +156,7 @@ TABLE: tuple[Row, ...] = (
     *_rows("kv_write", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
     *_rows("linear", (torch.float32,)),
+    _triton("norm_rope_act", _FLOATS),
     *_rows("norm_rope_act", _FLOATS),
     Row(
         op="vote_answers",
