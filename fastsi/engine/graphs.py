@@ -9,10 +9,8 @@ nothing and are read by nobody; programs beyond the list's end return at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from fastsi import ops
@@ -20,7 +18,6 @@ from fastsi.engine.attention import StepContext
 from fastsi.engine.fused_decoder import FusedDecoder
 from fastsi.engine.kv_pool import KVPool
 from fastsi.engine.plan import SegmentArrays, Step
-from fastsi.ops.segment_attention.plan import FIELDS
 from fastsi.ops.segment_attention.work import SegmentWork, WorkShape, plan_work
 
 _WIDTHS = (8, 16, 32, 64, 96, 128, 192, 256)
@@ -80,7 +77,7 @@ class Frame:
         """Whether `fill` has room."""
         return plan.fits(self._plan) and work.misfit(self._work) is None
 
-    def fill(self, step: Step, work: SegmentWork) -> None:
+    def fill(self, step: Step, plan: ops.SegmentPlan, work: SegmentWork) -> None:
         """Copy a step that fits into the buffers, without waiting for the device."""
         host = torch.zeros(self._rows.shape, dtype=torch.int64, pin_memory=self._rows.is_cuda)
         rows, count = host.numpy(), len(step.input_ids)
@@ -88,9 +85,12 @@ class Frame:
         rows[:4, :count] = step.input_ids, step.table_slots, step.positions, step.slots
         rows[4, : len(step.logit_rows)] = step.logit_rows
         self._rows.copy_(host, non_blocking=True)
-        padded = _padded(step.segments, {name: getattr(self._plan, name) for name in FIELDS})
-        ops.SegmentPlan.from_numpy(padded).copy_into(self._plan)
+        plan.copy_into(self._plan)
         work.copy_into(self._work)
+        if not self._rows.is_cuda:  # backends of a CPU read the plan, and it has to be whole
+            indptr, used = self._plan.page_indptr, plan.num_segments
+            indptr[used + 1 :] = indptr[used]
+            indptr[-1] = self._plan.page_ids.shape[0]
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
@@ -143,14 +143,14 @@ class DecodeGraphs:
         if self.decoder.version != self._version:
             self._frames.clear()
             self._version = self.decoder.version
-        plan = ops.SegmentPlan.from_numpy(step.segments)
+        plan = host_plan(step.segments)
         work = plan_work(plan, self._shape)
         width = next(width for width in self._widths if width >= len(step.input_ids))
         key = _Key(width, work.tile, max(_LEAST_TILES, _power(work.num_tiles)))
         frame = self._frames.get(key)
         if frame is None or not frame.fits(plan, work):
             frame = self._frames[key] = Frame(key, plan, work, self._drawn.device)
-        frame.fill(step, work)
+        frame.fill(step, plan, work)
         return self._run(frame)[: len(step.logit_rows)]
 
     def _run(self, frame: Frame) -> torch.Tensor:
@@ -191,13 +191,7 @@ def _room(count: int) -> int:
     return max(64, _power(2 * count))
 
 
-def _padded(segments: SegmentArrays, buffers: Mapping[str, torch.Tensor]) -> SegmentArrays:
-    """Every array filled up to the size of its buffer: segments without tokens and rows.
-
-    Pages that nobody uses belong to the last segment.
-    """
-    made = {name: np.pad(a, (0, len(buffers[name]) - len(a))) for name, a in segments.items()}
-    indptr = made["page_indptr"]
-    indptr[len(segments["page_indptr"]) :] = segments["page_indptr"][-1]
-    indptr[-1] = len(made["page_ids"])
-    return made
+def host_plan(segments: SegmentArrays) -> ops.SegmentPlan:
+    """The plan over a step's arrays themselves."""
+    fields: dict[str, Any] = {name: torch.from_numpy(array) for name, array in segments.items()}
+    return ops.SegmentPlan(**fields, host=segments)
