@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Activations inside Triton kernels, in float32 or float64."""
 
 from __future__ import annotations

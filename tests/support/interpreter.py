@@ -6,7 +6,9 @@ of bfloat16 operands of a product for integers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -52,3 +54,31 @@ def mend() -> None:
 
     InterpreterBuilder.cast_impl = cast_impl
     InterpreterBuilder.create_dot = create_dot
+
+
+@contextlib.contextmanager
+def products_in_order() -> Iterator[None]:
+    """Sum the products of a dot one by one, as a tensor core adds in one order for every element.
+
+    numpy's library of matrix products has other orders at the edges of its own tiles.
+    """
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    mend()
+    before = InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *others: Any) -> Any:
+        left, right = (
+            from_bfloat16(one.data) if one.dtype.scalar.is_bf16() else one.data.astype(np.float32)
+            for one in (a, b)
+        )
+        total = d.data.copy()
+        for k in range(left.shape[-1]):
+            total += left[:, k, None] * right[None, k, :]
+        return TensorHandle(total, d.dtype.scalar)
+
+    InterpreterBuilder.create_dot = create_dot
+    try:
+        yield
+    finally:
+        InterpreterBuilder.create_dot = before

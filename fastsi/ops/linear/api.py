@@ -26,10 +26,12 @@ def linear(
 
     With y = x @ W.T + bias over all n output features, the result is activation(y) + residual; for
     a pair with y = [gate, up] it is activation(gate) * up + residual. On the CPU a row has the same
-    bits whatever rows stand beside it and whatever the number of threads.
+    bits whatever rows stand beside it and whatever the number of threads; on a GPU if the weights
+    were packed with ``batch_invariant``.
 
     Args:
-        x: [rows, k], float32 on the CPU backend; any strides with a contiguous last dimension.
+        x: [rows, k], float32 on the CPU backend, the weights' dtype on a GPU; any strides with a
+            contiguous last dimension.
         packed: made by `pack_weight`, n output features.
         bias: [n], x's dtype, in the order of the weights given to `pack_weight`.
         residual: [rows, packed.out_features], x's dtype.
@@ -57,8 +59,16 @@ def linear(
 
 
 def _backend(packed: PackedWeight, backend: str) -> str:
-    """Weights packed without the extension have no layout that its kernels read."""
-    return "reference" if packed.handle is None and backend == "auto" else backend
+    """What "auto" means for these weights.
+
+    Packed without the extension, they have no layout that its kernels read; on a GPU, cuBLAS has
+    other kernels, and other bits, for other numbers of rows.
+    """
+    if backend != "auto" or packed.handle is not None:
+        return backend
+    if packed.layout == "own" and packed.weights[0].is_cuda:
+        return "triton" if packed.batch_invariant else "auto"
+    return "reference"
 
 
 def _check(
