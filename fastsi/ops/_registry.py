@@ -151,7 +151,9 @@ def _rows(
 TABLE: tuple[Row, ...] = (
     *_rows("segment_attention", _FLOATS),
     *_rows("merge_states", _FLOATS),
+    _triton("kv_write", _FLOATS),
     *_rows("kv_write", _FLOATS),
+    _triton("sample_tokens", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
     *_rows("linear", (torch.float32,)),
     *_rows("norm_rope_act", _FLOATS),

@@ -176,3 +176,9 @@ def qkv(
 
     cache = (max(pages, 1), heads[1], page_size, head_dim)
     return normal(plan.num_rows, heads[0], head_dim), normal(*cache), normal(*cache)
+
+
+def device_of(name: str) -> str:
+    """Where the tensors of the runner called ``name`` must be: on the GPU for kernels, if any."""
+    kernels = name in ("triton", "cuda")
+    return "cuda" if kernels and torch.cuda.is_available() else "cpu"
