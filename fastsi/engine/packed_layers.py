@@ -65,12 +65,10 @@ class PackedLayers:
             layers: linear layers of one input.
             mode: arithmetic, see `ops.pack_weight`.
             pair: they are a gate and what it multiplies.
-            deterministic: a row's bits must not depend on the number of rows. On a CPU they never
-                do; on a GPU the libraries choose kernels by it, and one kernel of ours serves.
+            deterministic: a row's bits must not depend on the number of rows.
         """
         self.layers, self.mode, self.pair = tuple(layers), mode, pair
-        on_gpu = weight_of(layers[0]).device.type == "cuda"
-        self._backend = "triton" if deterministic and on_gpu else "auto"
+        self._deterministic = deterministic
         self._packed: PackedWeight | None = None
         self._bias: torch.Tensor | None = None
         self._stamp: Stamp | None = None
@@ -101,7 +99,10 @@ class PackedLayers:
             return False
         self._packed = None  # first, so that the old copy does not stand beside the new one
         self._packed = ops.pack_weight(
-            [weight_of(layer) for layer in self.layers], mode=self.mode, pair=self.pair
+            [weight_of(layer) for layer in self.layers],
+            mode=self.mode,
+            pair=self.pair,
+            batch_invariant=self._deterministic,
         )
         self._bias = self._joined_bias()
         self._stamp = now
@@ -125,15 +126,7 @@ class PackedLayers:
     ) -> torch.Tensor:
         """See `fastsi.ops.linear`; x [R, in]."""
         packed, bias = self.packed
-        return ops.linear(
-            x,
-            packed,
-            bias=bias,
-            residual=residual,
-            activation=activation,
-            out=out,
-            backend=self._backend,
-        )
+        return ops.linear(x, packed, bias=bias, residual=residual, activation=activation, out=out)
 
     def plain(
         self,

@@ -153,7 +153,9 @@ TABLE: tuple[Row, ...] = (
     _triton("segment_attention", _SHORT_FLOATS),
     *_rows("segment_attention", _FLOATS),
     *_rows("merge_states", _FLOATS),
+    _triton("kv_write", _FLOATS),
     *_rows("kv_write", _FLOATS),
+    _triton("sample_tokens", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
     Row(
         op="linear",

@@ -20,7 +20,7 @@ from fastsi.types import SamplingParams
 from tests.ops.support import device_of, running
 from tests.support.tiny_models import make_model, sample_prompts
 
-KERNELS = ("segment_attention", "rms_norm", "rope_kv_write", "act_mul")
+KERNELS = ("segment_attention", "rms_norm", "rope_kv_write", "act_mul", "linear")
 
 
 def outcome(llm: LLM) -> list[tuple[list[int], list[float]]]:
@@ -38,6 +38,7 @@ def test_the_engine_over_triton_kernels(
     expected = outcome(LLM(model, kv_cache_tokens=512, graphs="off"))
     for name in KERNELS:
         monkeypatch.setattr(ops, name, partial(getattr(ops, name), backend="triton"))
+    monkeypatch.setattr(ops, "pack_weight", partial(ops.pack_weight, keep=True))
     monkeypatch.setattr(FusedDecoder, "_in_one_call", lambda *_: False)
     model = model.to(device_of("triton"))
     options: Any = {"graphs": graphs, "pipeline": True, "deterministic": deterministic}
