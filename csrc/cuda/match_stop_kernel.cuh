@@ -43,7 +43,8 @@ struct StopTexts {
 
 // Row r: appends tokens[r] to the text of slots[r]. A row of `scratch` holds `width` bytes and
 // those of the longest token.
-__global__ __launch_bounds__(kStopLanes* kStopWarps) void find_stops(
+// Eight blocks on a multiprocessor: without a number ptxas saves registers that nobody needs.
+__global__ __launch_bounds__(kStopLanes* kStopWarps, 8) void find_stops(
     const std::int64_t* tokens, const std::int64_t* slots, std::int64_t rows, StopTable table,
     StopClasses classes, StopTexts texts, char* scratch, int capacity, std::uint8_t* hit) {
   const int lane = static_cast<int>(threadIdx.x) % kStopLanes;
