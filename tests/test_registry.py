@@ -81,14 +81,14 @@ def test_a_missing_extension_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyP
 
 def test_reference_on_a_gpu_warns_once() -> None:
     with pytest.warns(RuntimeWarning, match="no CUDA backend"):
-        _registry.choose("kv_write", Facts("cuda", torch.float32))
-    _registry.choose("kv_write", Facts("cuda", torch.float16))  # warnings are errors here
+        _registry.choose("kv_write", Facts("cuda", torch.float32, grad=True))
+    _registry.choose("kv_write", Facts("cuda", torch.float16, grad=True))  # warnings are errors here
 
 
 def test_explain_names_the_choice_and_the_refusals() -> None:
     text = explain("segment_attention", torch.zeros(1, dtype=torch.bfloat16))
     assert text.splitlines()[0] == "segment_attention on cpu bfloat16 (asked: auto): uses cpu"
-    assert "triton: segment_attention has no triton backend" in text
+    assert "cuda: segment_attention has no cuda backend" in text
     assert "uses reference" in explain("kv_write", torch.zeros(1, requires_grad=True))
     assert "cannot run" in explain("kv_write", torch.zeros(1), backend="cuda")
 

@@ -14,16 +14,22 @@ from fastsi import ops
 from fastsi.engine.config import LogprobsMode
 from fastsi.engine.requests import PathState
 from fastsi.engine.rows import Int, RowTable
+from fastsi.engine.staging import to_device
 from fastsi.types import Logprob
+
+_PARAMS = ("temperature", "top_k", "top_p", "min_p", "key")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """One token per drawing slot."""
+    """One token per drawing slot, on the device and maybe still being drawn."""
 
-    tokens: Int
-    logprobs: npt.NDArray[np.float64]
-    """As reported to the caller, see `LogprobsMode`."""
+    slots: torch.Tensor
+    """int64 [D], table slots."""
+    token: torch.Tensor
+    """int64 [D]; -1 where the logits are of no use."""
+    logprob: torch.Tensor
+    """[D], as reported to the caller, see `LogprobsMode`."""
 
 
 class Sampler:
@@ -32,38 +38,25 @@ class Sampler:
     def __init__(self, mode: LogprobsMode) -> None:
         self._mode = mode
 
-    def sample(self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int) -> Drawn:
-        """Draw one token per slot.
+    def draw(self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int) -> Drawn:
+        """Launch the draw of one token per slot; waits for nothing.
 
         Args:
             logits: [L, vocab].
             table: settings and streams of the slots.
             slots: D table slots.
             rows: the row of ``logits`` each slot draws from, int64 [D].
-
-        Raises:
-            NumericalError: a row of logits is NaN or has no finite value.
         """
-        device = logits.device
-
-        def put(values: npt.NDArray[np.generic]) -> torch.Tensor:
-            return torch.from_numpy(values[slots]).to(device)
-
-        params = ops.SampleParams(
-            temperature=put(table.temperature),
-            top_k=put(table.top_k),
-            top_p=put(table.top_p),
-            min_p=put(table.min_p),
-            key=put(table.key),
-            position=put(table.num_out),
+        fields = {name: getattr(table, name)[slots] for name in _PARAMS}
+        fields |= {"position": table.num_out[slots], "slots": slots, "rows": rows}
+        sent = to_device(fields, logits.device)
+        slot_index, row_index = sent.pop("slots"), sent.pop("rows")
+        adjust = _adjustments(table, slots, logits.device)
+        drawn = ops.sample_tokens(
+            logits, ops.SampleParams(**sent), row_index=row_index, adjust=adjust, check=False
         )
-        row_index = torch.from_numpy(rows).to(device)
-        adjust = _adjustments(table, slots, device)
-        drawn = ops.sample_tokens(logits, params, row_index=row_index, adjust=adjust)
-        logprobs = self._reported(logits, row_index, drawn, table, slots, adjust is not None)
-        result = Drawn(drawn.token.cpu().numpy(), logprobs.double().cpu().numpy())
-        self._collect_top(logits, table, slots, rows, result)
-        return result
+        logprob = self._reported(logits, row_index, drawn, table, slots, adjust is not None)
+        return Drawn(slot_index, drawn.token, logprob)
 
     def _reported(
         self,
@@ -81,17 +74,32 @@ class Sampler:
             return drawn.logprob_full
         return score_tokens(logits, row_index, drawn.token)
 
-    def _collect_top(
-        self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int, drawn: Drawn
-    ) -> None:
-        """Append the most likely tokens for the paths that ask for them."""
-        for at in np.flatnonzero(table.special[slots]):
-            path = table.paths[slots[at]]
-            assert path is not None
-            count = path.params.params.logprobs
-            if count is not None:
-                token, logprob = int(drawn.tokens[at]), float(drawn.logprobs[at])
-                path.top.append(top_logprobs(logits[rows[at]], token, count, logprob))
+
+def collect_top(
+    logits: torch.Tensor,
+    table: RowTable,
+    slots: Int,
+    rows: Int,
+    tokens: Int,
+    logprobs: npt.NDArray[np.float64],
+) -> None:
+    """Append the most likely tokens for the paths that ask for them.
+
+    Args:
+        logits: [L, vocab].
+        table: its slots' paths.
+        slots: int64 [D], table slots.
+        rows: int64 [D], the row of ``logits`` each slot drew from.
+        tokens: int64 [D], drawn.
+        logprobs: [D], as reported.
+    """
+    for at in np.flatnonzero(table.special[slots]):
+        path = table.paths[slots[at]]
+        assert path is not None
+        count = path.params.params.logprobs
+        if count is not None:
+            token, logprob = int(tokens[at]), float(logprobs[at])
+            path.top.append(top_logprobs(logits[rows[at]], token, count, logprob))
 
 
 def score_tokens(
@@ -102,10 +110,10 @@ def score_tokens(
     A greedy draw knows the log-prob of the first maximum in one pass over the row; that of another
     token is lower by the difference of the two logits.
     """
-    best = ops.sample_tokens(logits, _greedy(logits.shape[0], logits.device))
+    best = ops.sample_tokens(logits, _greedy(logits.shape[0], logits.device), check=False)
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    top = logits.gather(1, best.token[:, None])[:, 0].to(wide)
-    below = logits[row_index, tokens].to(wide) - top[row_index]
+    top = logits.gather(1, best.token.clamp(min=0)[:, None])[:, 0].to(wide)
+    below = logits[row_index, tokens.clamp(min=0)].to(wide) - top[row_index]
     return best.logprob_full[row_index] + below
 
 
@@ -151,7 +159,7 @@ def _adjustments(table: RowTable, slots: Int, device: torch.device) -> ops.Logit
         p = path.params.params
         repetition[at] = p.repetition_penalty
         presence[at], frequency[at] = p.presence_penalty, p.frequency_penalty
-        output = table.tokens[slot, : table.num_out[slot]].tolist()
+        output = table.tokens[slot, : table.num_known[slot]].tolist()
         seen = Counter(output) if path.params.has_penalty else Counter[int]()
         prompt = set(path.group.prompt) if path.params.has_penalty else set()
         biases = _biases(path, len(output))

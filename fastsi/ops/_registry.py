@@ -41,6 +41,7 @@ FUNCTIONS = {
 BACKENDS = tuple(name for name in env.BACKEND.choices or () if name != "auto")
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_SHORT_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int32, torch.int64)
 
 
@@ -149,9 +150,12 @@ def _rows(
 
 
 TABLE: tuple[Row, ...] = (
+    _triton("segment_attention", _SHORT_FLOATS),
     *_rows("segment_attention", _FLOATS),
     *_rows("merge_states", _FLOATS),
+    _triton("kv_write", _FLOATS),
     *_rows("kv_write", _FLOATS),
+    _triton("sample_tokens", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
     Row(
         op="linear",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from fastsi.errors import NumericalError
@@ -15,6 +17,7 @@ def sample_tokens(
     *,
     row_index: torch.Tensor | None = None,
     adjust: LogitAdjust | None = None,
+    check: bool = True,
     backend: str = "auto",
 ) -> SampledTokens:
     """Draw one token per row, exactly from the stated distribution, from the row's own stream.
@@ -28,6 +31,8 @@ def sample_tokens(
         params: settings of R rows, on logits' device.
         row_index: int64 [R]: row r reads ``logits[row_index[r]]``; None: R = L, row r reads row r.
         adjust: bias and penalties of R rows; logits are not modified.
+        check: raise for a row that cannot be drawn from, which waits for the device; without, it
+            has token -1, and `require_drawn` raises once tokens are on the host.
         backend: a name, or "auto".
 
     Raises:
@@ -52,12 +57,30 @@ def sample_tokens(
     _checks.require_device("params", params.temperature, logits.device)
     run = _registry.choose("sample_tokens", _registry.facts(logits), backend)
     drawn: SampledTokens = run(logits, params, row_index, adjust)
-    bad = (drawn.token < 0).nonzero()
-    if len(bad):
-        row = int(bad[0])
-        source = row if row_index is None else int(row_index[row])
-        raise NumericalError(
-            f"logits[{source}] (row {row} of the draw) hold NaN, +inf or no finite value; "
-            f"the model's weights or activations overflowed, or every token is banned"
-        )
+    if check and bool((drawn.token < 0).any()):
+        rows_read = None if row_index is None else row_index.cpu().numpy()
+        require_drawn(drawn.token.cpu().numpy(), rows_read)
     return drawn
+
+
+def require_drawn(
+    tokens: npt.NDArray[np.int64], row_index: npt.NDArray[np.int64] | None = None
+) -> None:
+    """Refuse tokens of a draw that did not succeed.
+
+    Args:
+        tokens: int64 [R], what `sample_tokens` drew.
+        row_index: int64 [R], as it was given there.
+
+    Raises:
+        NumericalError: a row had NaN, +inf, or no finite logit; the message names the row.
+    """
+    bad = np.flatnonzero(tokens < 0)
+    if not len(bad):
+        return
+    row = int(bad[0])
+    source = row if row_index is None else int(row_index[row])
+    raise NumericalError(
+        f"logits[{source}] (row {row} of the draw) hold NaN, +inf or no finite value; "
+        f"the model's weights or activations overflowed, or every token is banned"
+    )
