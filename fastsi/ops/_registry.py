@@ -178,6 +178,14 @@ TABLE: tuple[Row, ...] = (
         extension="_C_cuda",
     ),
     *_rows("vote_answers", _INTS, _INTS),
+    Row(
+        op="match_stop",
+        backend="cuda",
+        module="fastsi.ops.match_stop._cuda",
+        devices=("cuda",),
+        dtypes=(torch.int64,),
+        extension="_C_cuda",
+    ),
     *_rows("match_stop", (torch.int64,), (torch.int64,)),
 )
 """In order of preference within an op."""
