@@ -141,6 +141,7 @@ class DecodeGraphs:
         if len(step.input_ids) > self._widths[-1]:
             return None
         if self.decoder.version != self._version:
+            self._wait()
             self._frames.clear()
             self._version = self.decoder.version
         plan = host_plan(step.segments)
@@ -149,9 +150,15 @@ class DecodeGraphs:
         key = _Key(width, work.tile, max(_LEAST_TILES, _power(work.num_tiles)))
         frame = self._frames.get(key)
         if frame is None or not frame.fits(plan, work):
+            self._wait()
             frame = self._frames[key] = Frame(key, plan, work, self._drawn.device)
         frame.fill(step, plan, work)
         return self._run(frame)[: len(step.logit_rows)]
+
+    def _wait(self) -> None:
+        """Graphs are given up only when the device has done with them."""
+        if self.num_captured:
+            torch.cuda.synchronize(self._drawn.device)
 
     def _run(self, frame: Frame) -> torch.Tensor:
         frame.uses += 1

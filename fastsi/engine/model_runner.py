@@ -28,6 +28,7 @@ from fastsi.types import check_known
 Quantization = Literal["int8"]
 
 _PROBE_TOKENS = 33
+_PROBE_PAGE = 16
 _AGREEMENT = 1e-4
 """Largest difference of logits, as a share of the largest, that rounding explains in float32."""
 _RECORDED = ("norm_rope_act", "linear", "segment_attention")
@@ -298,10 +299,11 @@ class ModelRunner:
             row_pos=places,
             device=self.device,
         )
-        pool = self._small_pool(count, 1)
+        pool = self._small_pool(count)
         every = torch.arange(count, device=self.device)
         plan = self._with_work(plan, pool.page_size)
-        context = StepContext(k=pool.k, v=pool.v, slots=every, plan=plan)
+        slots = every * pool.page_size
+        context = StepContext(k=pool.k, v=pool.v, slots=slots, plan=plan)
         run = self._fused.forward if self._fused else self._own_forward
         with torch.no_grad():
             return run(self._probe_ids(count), 3 * every, context, every).clone()
@@ -311,9 +313,14 @@ class ModelRunner:
         vocab: int = architecture.text_config(self.model.config).vocab_size
         return torch.arange(1, count + 1, device=self.device) * 7919 % vocab
 
-    def _small_pool(self, pages: int, page_size: int) -> KVPool:
+    def _small_pool(self, pages: int) -> KVPool:
+        """Pages of the usual size, since kernels are compiled for it."""
         return KVPool(
-            self.layers, num_pages=pages, page_size=page_size, dtype=self.dtype, device=self.device
+            self.layers,
+            num_pages=pages,
+            page_size=_PROBE_PAGE,
+            dtype=self.dtype,
+            device=self.device,
         )
 
     def _fuse(self) -> FusedDecoder:
@@ -330,9 +337,10 @@ class ModelRunner:
             self.model, self._calls, self._mode, longest, deterministic=self._deterministic
         )
         count = min(_PROBE_TOKENS, longest)
+        pages = -(-count // _PROBE_PAGE)
         ids, positions = self._probe_ids(count), torch.arange(count, device=self.device)
         plan = ops.SegmentPlan.from_lists(
-            pages=[[0]],
+            pages=[list(range(pages))],
             page_offset=[0],
             kv_len=[count],
             kv_start=[0],
@@ -343,7 +351,7 @@ class ModelRunner:
         )
 
         def context() -> StepContext:
-            pool = self._small_pool(1, count)
+            pool = self._small_pool(pages)
             return StepContext(k=pool.k, v=pool.v, slots=positions, plan=plan)
 
         with torch.no_grad():

@@ -110,6 +110,8 @@ class RowTable:
 
     def deactivate(self, slots: Int) -> None:
         """Take slots out of ``active``, order kept."""
+        if not len(slots):
+            return
         self.active = self.active[~np.isin(self.active, slots)]
 
     def activate(self, slots: list[int]) -> None:

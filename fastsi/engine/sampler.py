@@ -49,30 +49,34 @@ class Sampler:
         """
         fields = {name: getattr(table, name)[slots] for name in _PARAMS}
         fields |= {"position": table.num_out[slots], "slots": slots, "rows": rows}
-        sent = to_device(fields, logits.device)
-        slot_index, row_index = sent.pop("slots"), sent.pop("rows")
+        plain = self._as_drawn(table, slots)
+        sent = to_device(fields | {"plain": plain}, logits.device)
+        slot_index, row_index, as_drawn = (sent.pop(name) for name in ("slots", "rows", "plain"))
         adjust = _adjustments(table, slots, logits.device)
         drawn = ops.sample_tokens(
             logits, ops.SampleParams(**sent), row_index=row_index, adjust=adjust, check=False
         )
-        logprob = self._reported(logits, row_index, drawn, table, slots, adjust is not None)
+        if self._mode == "processed_logprobs":
+            return Drawn(slot_index, drawn.token, drawn.logprob)
+        logprob = drawn.logprob_full
+        if not plain.all():
+            scored = score_tokens(logits, row_index, drawn.token)
+            logprob = torch.where(as_drawn, logprob, scored)
         return Drawn(slot_index, drawn.token, logprob)
 
-    def _reported(
-        self,
-        logits: torch.Tensor,
-        row_index: torch.Tensor,
-        drawn: ops.SampledTokens,
-        table: RowTable,
-        slots: Int,
-        adjusted: bool,
-    ) -> torch.Tensor:
-        if self._mode == "processed_logprobs":
-            return drawn.logprob
+    def _as_drawn(self, table: RowTable, slots: Int) -> npt.NDArray[np.bool_]:
+        """The slots whose reported log-prob is that of the draw over the whole vocabulary.
+
+        Row by row: two ways to one number differ in their last bits, and which one a path gets must
+        not depend on the rows beside it.
+        """
+        if self._mode != "raw_logprobs":
+            return np.ones(len(slots), dtype=bool)
         plain = np.isin(table.temperature[slots], (0.0, 1.0))
-        if self._mode == "full_logprobs" or (plain.all() and not adjusted):
-            return drawn.logprob_full
-        return score_tokens(logits, row_index, drawn.token)
+        for at in np.flatnonzero(table.special[slots]):
+            path = table.paths[slots[at]]
+            plain[at] &= path is None or not path.params.changes_logits
+        return plain
 
 
 def collect_top(
@@ -119,9 +123,12 @@ def score_tokens(
 
 @functools.lru_cache(maxsize=64)
 def _greedy(rows: int, device: torch.device) -> ops.SampleParams:
-    """Settings of greedy draws; most steps have as many rows as the one before."""
-    streams = torch.zeros(rows, dtype=torch.int64, device=device)
-    return ops.SampleParams.build(key=streams, position=0, temperature=0.0, device=device)
+    """Settings of greedy draws, filled on the device; most steps have as many rows as before."""
+    zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+    real = torch.zeros(rows, device=device)
+    return ops.SampleParams(
+        temperature=real, top_k=zeros.int(), top_p=real + 1, min_p=real, key=zeros, position=zeros
+    )
 
 
 def top_logprobs(

@@ -312,9 +312,9 @@ class Scheduler:
         table, slots = self.table, step.draw_slots
         table.num_out[slots] += 1
         full = table.num_out[slots] >= table.limit[slots]
-        new = np.isin(slots, [slot for chunk in step.chunks for slot in chunk.draws])
+        new = {slot for chunk in step.chunks for slot in chunk.draws}
         table.deactivate(slots[full])
-        table.activate(slots[new & ~full].tolist())
+        table.activate([slot for slot in slots[~full].tolist() if slot in new] if new else [])
         self._retire(done)
         return done
 
@@ -341,7 +341,9 @@ class Scheduler:
         table = self.table
         table.record(slots, at, tokens, logprobs)
         stopped = table.hit_stop(slots, tokens)
-        over = stopped | (at + 1 >= table.limit[slots]) | np.isin(slots, list(ends))
+        over = stopped | (at + 1 >= table.limit[slots])
+        if ends:
+            over |= np.isin(slots, list(ends))
         ended = [
             self._finish(int(slot), int(token), bool(stop), ends)
             for slot, token, stop in zip(slots[over], tokens[over], stopped[over], strict=True)

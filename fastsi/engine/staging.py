@@ -25,22 +25,28 @@ def to_device(arrays: Mapping[str, Array], device: torch.device) -> dict[str, to
     """
     if device.type == "cpu":
         return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
-    begin, total = {}, 0
+    return in_one_copy(arrays, device)
+
+
+def in_one_copy(arrays: Mapping[str, Array], device: torch.device) -> dict[str, torch.Tensor]:
+    """`to_device` by way of one buffer, on any device."""
+    begin: dict[str, int] = {}
+    total = 0
     for name, array in arrays.items():
         begin[name] = total
         total += -(-array.nbytes // _ALIGN) * _ALIGN
-    pinned = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    flat = pinned.numpy()
+    buffer = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    flat = buffer.numpy()
     for name, array in arrays.items():
-        start = begin[name]
-        flat[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    moved = pinned.to(device, non_blocking=True)
-    return {
-        name: moved[begin[name] : begin[name] + array.nbytes]
-        .view(torch.from_numpy(np.empty(0, dtype=array.dtype)).dtype)
-        .view(array.shape)
-        for name, array in arrays.items()
-    }
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        flat[begin[name] : begin[name] + array.nbytes] = data
+    moved = buffer.to(device, non_blocking=True)
+
+    def part(name: str, array: Array) -> torch.Tensor:
+        whole = moved[begin[name] : begin[name] + array.nbytes]
+        return whole.view(torch.from_numpy(array[:0]).dtype).view(array.shape)
+
+    return {name: part(name, array) for name, array in arrays.items()}
 
 
 class Readback:

@@ -132,6 +132,7 @@ def test_a_frame_is_recorded_at_its_second_use(monkeypatch: pytest.MonkeyPatch) 
     """All but the recording itself, which needs a GPU."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
     real = DecodeGraphs._record
 

@@ -11,10 +11,9 @@ import torch
 from fastsi.engine import LLM
 from fastsi.types import SamplingParams
 from tests.support.compare import greedy_reference, max_error, sequence_logprobs
+from tests.support.on_gpu import DEVICES
 from tests.support.tiny_models import BYTE_VOCAB, byte_tokenizer, make_model, sample_prompts
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
 PROMPTS = sample_prompts(np.random.default_rng(3), BYTE_VOCAB, 5, shared_tokens=40)
 SAMPLED = SamplingParams(
     n=7, temperature=0.9, max_tokens=30, seed=5, stop_token_ids=list(range(40, 260, 20))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastsi.engine import LLM
+from fastsi.engine import LLM, staging
 from fastsi.engine.scheduler import Scheduler
 from fastsi.errors import ConfigError, NumericalError
 from fastsi.types import RequestOutput, SamplingParams
+from tests.support.on_gpu import DEVICES
 from tests.support.tiny_models import BYTE_VOCAB, byte_tokenizer, make_model, sample_prompts
 
 MODEL = make_model("llama", 5, vocab_size=BYTE_VOCAB)
@@ -272,6 +273,28 @@ def test_logits_that_are_no_numbers_are_an_error_of_the_model() -> None:
     with pytest.raises(NumericalError, match=r"logits\[\d+\] \(row \d+ of the draw\)"):
         llm.generate([[7, 8, 9]], params, use_tqdm=False)
     check_pages(llm)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_arrays_reach_a_device_in_one_copy(device: str) -> None:
+    rng = np.random.default_rng(1)
+    arrays = {
+        "none": np.empty(0, dtype=np.int64),
+        "ints": rng.integers(-9, 9, 33),
+        "few": rng.integers(0, 9, (2, 3)).astype(np.int32),
+        "strided": np.arange(20)[::3],
+        "floats": rng.random(5).astype(np.float32),
+        "one": np.asarray([2**62]),
+    }
+    for moved in (staging.in_one_copy, staging.to_device):
+        found = moved(arrays, torch.device(device))
+        assert list(found) == list(arrays)
+        for name, array in arrays.items():
+            assert found[name].device.type == device
+            assert torch.equal(found[name].cpu(), torch.from_numpy(array.copy())), name
+    back = staging.Readback(found["ints"], found["floats"]).wait()
+    for got, name in zip(back, ("ints", "floats"), strict=True):
+        assert np.array_equal(got, arrays[name])
 
 
 def test_the_setting_is_checked() -> None:
