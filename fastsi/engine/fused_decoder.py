@@ -7,7 +7,7 @@ computes, on a few tokens, what the model's own forward computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,9 +114,19 @@ class FusedDecoder:
         }
         self.alike = len(sizes) == 1
         """Whether all layers have the same sizes."""
+        self._where: tuple[int, ...] = ()
         self.version = 0
         """Changes when memory that `forward` reads, other than its arguments, is another."""
         self._compiled: CompiledLayers | None = None
+
+    def _read_in_place(self) -> Iterator[torch.Tensor]:
+        """Weights that have no packed copy."""
+        yield from self._embed.parameters()
+        yield self._norm.weight
+        for layer in self._layers:
+            for norm in (layer.before, layer.q_norm, layer.k_norm, layer.between):
+                if norm is not None:
+                    yield norm.weight
 
     @property
     def dtype(self) -> torch.dtype:
@@ -146,7 +156,9 @@ class FusedDecoder:
         """Pack what has changed; tables of positions are made anew."""
         self._compiled = None  # first, since it holds on to what is packed
         repacked = [product.refresh(stamp) for product in self.products]
-        self.version += any(repacked)
+        where = tuple(weight.data_ptr() for weight in self._read_in_place())
+        self.version += any(repacked) or where != self._where
+        self._where = where
         if self._tables is not None and not self._tables[0].is_cuda:
             self._tables = None
         elif self._tables is not None:  # in place: recorded graphs read them

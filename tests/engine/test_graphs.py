@@ -12,6 +12,7 @@ from fastsi.engine import graphs
 from fastsi.engine.graphs import DecodeGraphs, widths
 from fastsi.types import SamplingParams
 from tests.engine.test_pipeline import PARAMS, PROMPTS, check_pages, engine, results, run
+from tests.support.tiny_models import BYTE_VOCAB, make_model
 
 
 @pytest.mark.parametrize(
@@ -78,22 +79,29 @@ def test_a_step_with_too_many_rows_takes_the_other_way(monkeypatch: pytest.Monke
     assert all(replayed == (rows <= 16) for rows, replayed in seen)
 
 
-def test_new_weights_make_new_frames() -> None:
-    llm = engine(graphs="eager")
+@pytest.mark.parametrize("name", ["mlp.down_proj", "input_layernorm"])
+@pytest.mark.parametrize("way", ["in place", "new storage"])
+def test_new_weights_make_new_frames(name: str, way: str) -> None:
+    """A recorded graph reads memory by its address: none may outlive a weight's storage."""
+    model = make_model("llama", 5, vocab_size=BYTE_VOCAB)
+    llm = engine(model, graphs="eager")
     before = results(llm.generate(PROMPTS, PARAMS, use_tqdm=False))
     held = llm._runner._graphs
-    with torch.no_grad():
-        weight = llm.model.model.layers[0].mlp.down_proj.weight
-        kept = weight.clone()
-        weight.mul_(1.5)
-    try:
-        after = results(llm.generate(PROMPTS, PARAMS, use_tqdm=False))
-        assert after != before
-        assert llm._runner._graphs is held
-        assert after == results(engine(graphs="off").generate(PROMPTS, PARAMS, use_tqdm=False))
-    finally:
-        with torch.no_grad():
-            weight.copy_(kept)
+    assert held is not None
+    frames = list(held._frames.values())
+    assert results(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == before
+    assert set(frames) <= set(held._frames.values()), "weights are the same, so frames are"
+    weight = model.model.layers[0].get_submodule(name).weight
+    if way == "in place":
+        weight.data.mul_(1.5)
+    else:
+        weight.data = weight.data * 1.5
+    after = results(llm.generate(PROMPTS, PARAMS, use_tqdm=False))
+    assert after != before
+    assert llm._runner._graphs is held
+    if (name, way) != ("input_layernorm", "in place"):  # read where it is, and it is still there
+        assert not set(frames) & set(held._frames.values())
+    assert after == results(engine(model, graphs="off").generate(PROMPTS, PARAMS, use_tqdm=False))
     check_pages(llm)
 
 

@@ -68,7 +68,7 @@ class PackedWeight:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held, the given weights themselves not counted."""
-        joined = self.weights[0].nbytes if len(self.weights) < len(self.splits) else 0
+        joined = self.weights[0].nbytes if 0 < len(self.weights) < len(self.splits) else 0
         held = joined if self.layout == "own" else self.data.nbytes
         return held + (0 if self.scales is None else self.scales.nbytes)
 
