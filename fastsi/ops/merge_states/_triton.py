@@ -40,7 +40,7 @@ def merge_pairs(
     BLOCK_D: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """Grid [pairs / PAIRS]: a running weighted sum, relative to the largest log-sum so far."""
+    """Grid [pairs / PAIRS]: the sum of weights, then the mean, whose terms cannot overflow."""
     pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
     valid = pair < pairs
     row, head = (pair // heads).to(tl.int64), pair % heads
@@ -50,23 +50,25 @@ def merge_pairs(
     sums = lses + row * lses_row_stride + head * lses_head_stride
     largest = tl.full([PAIRS], float("-inf"), tl.float32)
     total = tl.zeros([PAIRS], tl.float32)
+    for part in tl.range(0, parts, num_stages=3):
+        at = tl.cast(part, tl.int64)
+        found = tl.load(sums + at * lses_part_stride, mask=valid, other=float("-inf"))
+        above = tl.maximum(largest, found)
+        base = tl.where(above == float("-inf"), 0.0, above)
+        # Differences first: they are exact where it matters, and equal log-sums weigh exactly 1.
+        total = total * tl.exp2((largest - base) * LOG2_E) + tl.exp2((found - base) * LOG2_E)
+        largest = above
+    empty = total == 0.0
+    divisor = tl.where(empty, 1.0, total)
+    base = tl.where(empty, 0.0, largest)
     acc = tl.zeros([PAIRS, BLOCK_D], tl.float32)
     for part in tl.range(0, parts, num_stages=3):
         at = tl.cast(part, tl.int64)
         found = tl.load(sums + at * lses_part_stride, mask=valid, other=float("-inf"))
         value = tl.load(values + at * outs_part_stride, mask=held, other=0.0).to(tl.float32)
-        above = tl.maximum(largest, found)
-        base = tl.where(above == float("-inf"), 0.0, above)
-        # Differences first: they are exact where it matters, and equal log-sums weigh exactly 1.
-        shrink = tl.exp2((largest - base) * LOG2_E)
-        share = tl.exp2((found - base) * LOG2_E)
-        acc = acc * shrink[:, None] + value * share[:, None]
-        total = total * shrink + share
-        largest = above
-    empty = total == 0.0
-    divisor = tl.where(empty, 1.0, total)
-    result = (acc / divisor[:, None]).to(out.dtype.element_ty)
-    tl.store(out + pair.to(tl.int64)[:, None] * HEAD_DIM + d[None, :], result, mask=held)
+        acc += value * (tl.exp2((found - base) * LOG2_E) / divisor)[:, None]
+    at = pair.to(tl.int64)[:, None] * HEAD_DIM + d[None, :]
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=held)
     merged = tl.where(empty, float("-inf"), largest + tl.log2(divisor) * LN_2)
     tl.store(lse + pair, merged, mask=valid)
 
