@@ -44,7 +44,7 @@ def test_explicit_names_work_or_raise_with_every_reason() -> None:
     message = str(caught.value)
     assert "backend 'cpu' cannot run" in message
     assert "cpu: runs on cpu, the tensors are on meta" in message
-    assert "triton: merge_states has no triton backend" in message
+    assert "triton: runs on cuda, cpu, the tensors are on meta" in message
     assert "cuda: merge_states has no cuda backend" in message
     assert "reference: can run" in message
     with pytest.raises(BackendUnavailable, match="a gradient is asked for"):

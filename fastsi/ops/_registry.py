@@ -152,6 +152,7 @@ def _rows(
 TABLE: tuple[Row, ...] = (
     _triton("segment_attention", _SHORT_FLOATS),
     *_rows("segment_attention", _FLOATS),
+    _triton("merge_states", _SHORT_FLOATS),
     *_rows("merge_states", _FLOATS),
     _triton("kv_write", _FLOATS),
     *_rows("kv_write", _FLOATS),

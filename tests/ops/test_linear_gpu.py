@@ -222,10 +222,10 @@ def test_several_weights_side_by_side(
 
 def test_one_weight_is_kept_and_not_copied() -> None:
     weight = torch.nn.Parameter(normal(8, 6))
-    made = pack_weight([weight], keep=True, batch_invariant=True)
+    made = pack_weight([weight], keep=True)
     assert made.weights[0].data_ptr() == weight.data_ptr()
     assert not made.weights[0].requires_grad
-    assert (made.nbytes, made.batch_invariant, made.layout) == (0, True, "own")
+    assert (made.nbytes, made.layout) == (0, "own")
     with torch.no_grad():
         weight.mul_(2)
     assert torch.equal(made.weights[0], weight)

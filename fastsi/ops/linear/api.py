@@ -26,8 +26,9 @@ def linear(
 
     With y = x @ W.T + bias over all n output features, the result is activation(y) + residual; for
     a pair with y = [gate, up] it is activation(gate) * up + residual. On the CPU a row has the same
-    bits whatever rows stand beside it and whatever the number of threads; on a GPU if the weights
-    were packed with ``batch_invariant``.
+    bits whatever rows stand beside it and whatever the number of threads; on a GPU on backend
+    "triton", which is slower than cuBLAS, whose kernels, and so whose bits, follow from the number
+    of rows.
 
     Args:
         x: [rows, k], float32 on the CPU backend, the weights' dtype on a GPU; any strides with a
@@ -61,14 +62,10 @@ def linear(
 def _backend(packed: PackedWeight, backend: str) -> str:
     """What "auto" means for these weights.
 
-    Packed without the extension, they have no layout that its kernels read; on a GPU, cuBLAS has
-    other kernels, and other bits, for other numbers of rows.
+    Packed without the extension, they have no layout that its kernels read.
     """
-    if backend != "auto" or packed.handle is not None:
-        return backend
-    if packed.layout == "own" and packed.weights[0].is_cuda:
-        return "triton" if packed.batch_invariant else "auto"
-    return "reference"
+    on_gpu = packed.layout == "own" and packed.weights[0].is_cuda
+    return "reference" if backend == "auto" and packed.handle is None and not on_gpu else backend
 
 
 def _check(

@@ -55,8 +55,6 @@ class PackedWeight:
     """uint8 [bytes], 64-byte aligned: the weights in this layout; empty in layout "own"."""
     weights: tuple[torch.Tensor, ...] = ()
     """In layout "own" the weights given, or one [n, k] of all of them."""
-    batch_invariant: bool = False
-    """Whether a row's bits must not depend on the number of rows; on a CPU they never do."""
     scales: torch.Tensor | None = None
     """float32 [n], factor of each output feature, in mode "int8" and layout "rows"."""
     handle: Any = dataclasses.field(default=None, repr=False)
@@ -121,7 +119,6 @@ def pack_weight(
     mode: str = "fp32",
     pair: bool = False,
     keep: bool | None = None,
-    batch_invariant: bool = False,
 ) -> PackedWeight:
     """Bring weights into the layout that `linear` reads fastest where they are.
 
@@ -137,8 +134,6 @@ def pack_weight(
             (`fastsi.ops.linear.int8`).
         pair: the weights are two of one shape, gate and up; see `linear`.
         keep: use the layout of GPUs; None: where the weights are on one.
-        batch_invariant: a row's bits must not depend on the number of rows. On a GPU the products
-            then run in Triton instead of cuBLAS.
 
     Raises:
         ConfigError: no such mode, or not on this device.
@@ -146,7 +141,7 @@ def pack_weight(
     """
     check_known([mode], MODES, "mode")
     if weights and (weights[0].device.type != "cpu" if keep is None else keep):
-        return _keep(weights, mode, pair, batch_invariant)
+        return _keep(weights, mode, pair)
     _check(weights, pair)
     with torch.no_grad():
         plain = [weight.detach().to(torch.float32).contiguous() for weight in weights]
@@ -162,9 +157,7 @@ def pack_weight(
     return PackedWeight(**common(plain, mode, pair), layout="rows", data=data)
 
 
-def _keep(
-    weights: Sequence[torch.Tensor], mode: str, pair: bool, batch_invariant: bool
-) -> PackedWeight:
+def _keep(weights: Sequence[torch.Tensor], mode: str, pair: bool) -> PackedWeight:
     """Layout "own"."""
     if mode != "fp32":
         raise ConfigError(f"mode={mode!r}: runs on a CPU, the weights are on {weights[0].device}")
@@ -183,7 +176,6 @@ def _keep(
         layout="own",
         data=torch.empty(0, dtype=torch.uint8),
         weights=held,
-        batch_invariant=batch_invariant,
     )
 
 

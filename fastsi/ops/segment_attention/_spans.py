@@ -24,7 +24,7 @@ TILE_FIELDS = (
     "row_begin",
     "pair_begin",  # pairs [pair_begin, pair_end) of the segment; pair p is row p // group
     "pair_end",
-    "slot_begin",  # index into slots of the segment's first row
+    "slot_begin",  # index into slots of the segment's first row; -1: the tile writes the result
     "split",  # added to a row's slot; partial results of a row stand side by side
 )
 ROW_FIELDS = ("row", "span_begin", "span_end", "partial_begin", "partial_end")
@@ -121,14 +121,18 @@ class Spans:
         partials = np.bincount(row, count, minlength=self.num_rows).astype(np.int64)
         self.own_pair = self._pairs(self.own)
         own = np.bincount(self.own_pair[1], minlength=self.num_rows)
-        direct = (partials == 1) & (own == 0)
-        count[direct[row]] = 0
+        alone = (partials == 1) & (own == 0)
+        chained = np.bincount(segment, ~alone[row], minlength=len(self.length)) > 0
+        self.direct = self.in_tiles & ~chained
+        """One tile per row holds all that the rows see: it writes the result."""
+        written = np.zeros(self.num_rows, dtype=bool)
+        written[row[self.direct[segment]]] = True
+        count[written[row]] = 0
         order = np.argsort(row, kind="stable")
         self.slots = np.empty_like(row)
         self.slots[order] = np.cumsum(count[order]) - count[order]
-        self.slots[direct[row]] = -1
-        self.partials = np.where(direct, 0, partials)
-        self.finished = np.flatnonzero(~direct)
+        self.partials = np.where(written, 0, partials)
+        self.finished = np.flatnonzero(~written)
         """Rows of the second kernel."""
         self.own_count = own
 
@@ -176,7 +180,7 @@ def tile_records(spans: Spans, tile: int) -> list[Int]:
         spans.begin[s],
         block * tile,
         pairs[at],
-        slot_begin[at],
+        np.where(spans.direct[s], -1, slot_begin[at]),
         split,
     ]
     order = np.argsort(kv_begin - kv_end, kind="stable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,19 +26,31 @@ class Config:
     """Tokens per block."""
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
+    """Per thread, from compute capability 9.0: with 128, two programs of 256 threads share a
+    multiprocessor and one multiplies while the other takes exponentials."""
 
 
-def tile_config(tile: int, head_dim: int, element_bytes: int) -> Config:
-    """For `attend_tiles`. The block of tokens is the same for every tile, so that sums have the
-    same order; warps divide the tile's pairs among them, 16 pairs each."""
-    block_n = 64 if head_dim * element_bytes <= 256 else 32
-    return Config(block_n=block_n, num_warps=max(1, min(8, tile // 16)), num_stages=3)
+def tile_config(tile: int, head_dim: int, element_bytes: int, masked: bool) -> Config:
+    """For `attend_tiles`. The block of tokens is the same for every tile: sums have one order.
+
+    ``masked``: with a window or a soft-cap, whose arithmetic needs registers of its own.
+    """
+    wide = head_dim > 128
+    if element_bytes == 4:
+        return Config(block_n=16, num_warps=8 if wide else 4, num_stages=2)
+    if wide:
+        return Config(block_n=32, num_warps=8, num_stages=2)
+    large = tile >= 128
+    limit = 128 if large and not masked else None
+    return Config(block_n=64, num_warps=8 if large else 4, num_stages=2, max_registers=limit)
 
 
 def row_config(head_dim: int, element_bytes: int) -> Config:
-    """For `finish_rows`: small programs, many per processor, since each reads few tokens."""
-    block_n = 32 if head_dim * element_bytes <= 256 else 16
-    return Config(block_n=block_n, num_warps=1, num_stages=3)
+    """For `finish_rows`: small programs, many per multiprocessor, since each reads few tokens."""
+    if element_bytes == 4 or head_dim > 128:
+        return Config(block_n=16, num_warps=4, num_stages=3)
+    return Config(block_n=32, num_warps=2, num_stages=3)
 
 
 def segment_attention(
@@ -69,7 +82,8 @@ def segment_attention(
     heads = k_cache.shape[1]
     inputs = (q, k_cache, v_cache, plan.page_ids, plan.row_pos, work.counts)
     if work.num_tiles:
-        config = tile_config(work.tile, head_dim, q.element_size())
+        masked = softcap is not None or window is not None
+        config = tile_config(work.tile, head_dim, q.element_size(), masked)
         attend_tiles[(heads, work.num_tiles)](
             *inputs,
             work.tiles,
@@ -77,8 +91,8 @@ def segment_attention(
             *tensors,
             *sizes,
             **constants,
-            BLOCK_M=max(work.tile, 16),
-            **launch(config),
+            BLOCK_M=work.tile,
+            **launch(config, q.device),
         )
     if work.num_rows:
         config = row_config(head_dim, q.element_size())
@@ -90,7 +104,7 @@ def segment_attention(
             *sizes,
             **constants,
             BLOCK_M=row_block(q_heads // heads),
-            **launch(config),
+            **launch(config, q.device),
         )
     return out, lse
 
@@ -145,13 +159,21 @@ def row_block(group: int) -> int:
     return max(16, int(triton.next_power_of_2(group)))
 
 
-def launch(config: Config) -> dict[str, int]:
+def launch(config: Config, device: torch.device) -> dict[str, int]:
     """Keyword arguments of a launch."""
-    return {
+    chosen = {
         "BLOCK_N": config.block_n,
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
     }
+    if config.max_registers is not None and device.type == "cuda" and _capability(device) >= 9:
+        chosen["maxnreg"] = config.max_registers
+    return chosen
+
+
+@functools.cache
+def _capability(device: torch.device) -> int:
+    return torch.cuda.get_device_capability(device)[0]
 
 
 _POINTERS = {"page_ids": "*i32", "row_pos": "*i32", "counts": "*i32"}
@@ -184,6 +206,7 @@ def _variant(
         divisible=(*pointers, "q_row_stride", "q_head_stride"),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        max_registers={} if config.max_registers is None else {90: config.max_registers},
     )
 
 
@@ -193,19 +216,19 @@ def _variants() -> Iterator[Variant]:
         (llama, "bf16", 128),
         (llama, "fp16", 64),
         (small, "bf16", 128),
-        (qwen, "bf16", 16),
+        (qwen, "bf16", 64),
         (llama, "fp32", 16),
         ((16, 8, 256), "bf16", 64),
     ):
         size = 4 if dtype == "fp32" else 2
-        config = tile_config(tile, heads[2], size)
+        config = tile_config(tile, heads[2], size, False)
         yield _variant(attend_tiles, ("tiles", "slots"), heads, dtype, tile, config)
         block = row_block(heads[0] // heads[1])
         yield _variant(
             finish_rows, ("rows", "spans"), heads, dtype, block, row_config(heads[2], size)
         )
     options = {"SOFTCAP": True, "WINDOW": True}
-    config = tile_config(128, 128, 2)
+    config = tile_config(128, 128, 2, True)
     yield _variant(attend_tiles, ("tiles", "slots"), llama, "bf16", 128, config, **options)
     config = row_config(128, 2)
     yield _variant(finish_rows, ("rows", "spans"), llama, "bf16", 16, config, **options)

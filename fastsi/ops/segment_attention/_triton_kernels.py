@@ -192,16 +192,23 @@ def attend_tiles(
         page = next_page
     mean, lse2 = _mean(largest, total, acc)
 
-    slot = tl.load(slots + tl.load(record + 9) + pair // GROUP, mask=valid, other=0)
-    whole = slot < 0
-    part = (slot + tl.load(record + 10)).to(tl.int64) * (KV_HEADS * GROUP) + q_head
-    partial = held & (slot >= 0)[:, None]
-    tl.store(partial_out + part[:, None] * HEAD_DIM + d[None, :], mean, mask=partial)
-    tl.store(partial_lse + part, lse2, mask=valid & (slot >= 0))
-    at = row.to(tl.int64) * (KV_HEADS * GROUP) + q_head
-    result = mean.to(out.dtype.element_ty)
-    tl.store(out + at[:, None] * HEAD_DIM + d[None, :], result, mask=held & whole[:, None])
-    tl.store(lse + at, lse2 * LN_2, mask=valid & whole)
+    # Read anew, so that no register holds a pair's addresses while the loop runs.
+    pair = tl.load(record + 7, volatile=True) + tl.arange(0, BLOCK_M)
+    row = tl.load(record + 6, volatile=True) + pair // GROUP
+    q_head = head * GROUP + pair % GROUP
+    valid = pair < tl.load(record + 8, volatile=True)
+    held = valid[:, None] & (d[None, :] < HEAD_DIM)
+    slot_begin = tl.load(record + 9)
+    if slot_begin < 0:
+        at = row.to(tl.int64) * (KV_HEADS * GROUP) + q_head
+        result = mean.to(out.dtype.element_ty)
+        tl.store(out + at[:, None] * HEAD_DIM + d[None, :], result, mask=held)
+        tl.store(lse + at, lse2 * LN_2, mask=valid)
+    else:
+        slot = tl.load(slots + slot_begin + pair // GROUP, mask=valid, other=0)
+        part = (slot + tl.load(record + 10)).to(tl.int64) * (KV_HEADS * GROUP) + q_head
+        tl.store(partial_out + part[:, None] * HEAD_DIM + d[None, :], mean, mask=held)
+        tl.store(partial_lse + part, lse2, mask=valid)
 
 
 @triton.jit(do_not_specialize=["window"])
@@ -251,7 +258,7 @@ def finish_rows(
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for partial in range(tl.load(record + 3), tl.load(record + 4)):
+    for partial in tl.range(tl.load(record + 3), tl.load(record + 4), num_stages=4):
         part = tl.cast(partial, tl.int64) * (KV_HEADS * GROUP) + q_head
         lse2 = tl.load(partial_lse + part, mask=valid, other=float("-inf"))
         mean = tl.load(partial_out + part[:, None] * HEAD_DIM + d[None, :], mask=held, other=0.0)

@@ -44,8 +44,9 @@ class WorkShape:
     window: int | None = None
     """Splits that no row of their segment sees through this window are left out. A list planned
     without a window serves layers with any window: kernels mask by themselves."""
-    tiles: tuple[int, ...] = (16, 32, 64, 128)
-    """Pairs (row, head) per tile to choose from, ascending."""
+    tiles: tuple[int, ...] = (64, 128)
+    """Pairs (row, head) per tile to choose from, ascending powers of two from 16. On a GPU the
+    defaults do a pair's sums in the same order, 16 pairs to a warp."""
     split_tokens: int = 256
     """Least tokens per split of a shared span."""
     split_growth: int = 0
@@ -71,8 +72,9 @@ class WorkShape:
             value = getattr(self, name)
             if value < SPLIT_ALIGN or value % SPLIT_ALIGN:
                 raise ValueError(f"{name}={value}: must be a positive multiple of {SPLIT_ALIGN}")
-        if not self.tiles or list(self.tiles) != sorted(set(self.tiles)) or self.tiles[0] < 1:
-            raise ValueError(f"tiles={self.tiles}: must be positive numbers in ascending order")
+        powers = [tile for tile in self.tiles if tile >= 16 and tile & (tile - 1) == 0]
+        if not powers or list(self.tiles) != sorted(set(powers)):
+            raise ValueError(f"tiles={self.tiles}: must be ascending powers of two from 16")
 
     @classmethod
     def for_heads(
@@ -88,9 +90,9 @@ class WorkShape:
     ) -> WorkShape:
         """The default for a model: q's ``element_bytes`` is 4 for float32, whose products have no
         tensor cores and whose tiles must stay small. ``more`` overrides fields."""
-        tiles: tuple[int, ...] = (16,) if element_bytes == 4 else (16, 32, 64, 128)
-        if head_dim > 128:
-            tiles = tiles[:3]
+        tiles: tuple[int, ...] = (64, 128) if head_dim <= 128 else (64,)
+        if element_bytes == 4:
+            tiles = (16,)
         chosen: dict[str, Any] = {"tiles": tiles, "split_growth": 32 * kv_heads}
         if deterministic:
             chosen = {"tiles": tiles[-1:], "split_tokens": 512, "deterministic": True}
@@ -124,13 +126,13 @@ class SegmentWork:
     tiles: torch.Tensor
     """[num_tiles, 16], columns `TILE_FIELDS`; longest first."""
     rows: torch.Tensor
-    """[num_rows, 8], columns `ROW_FIELDS`: rows that need the second kernel, longest first. All
-    others have one tile, which writes the result itself."""
+    """[num_rows, 8], columns `ROW_FIELDS`: rows that need the second kernel, longest first. Of all
+    others a tile writes the result."""
     spans: torch.Tensor
     """[num_spans, 8], columns `SPAN_FIELDS`: own spans of ``rows``."""
     slots: torch.Tensor
     """[num_slots]: for every row of every segment in tiles, where the first of its partial results
-    goes; -1: it is the whole result."""
+    goes."""
     num_tiles: int
     num_rows: int
     num_spans: int
