@@ -15,6 +15,7 @@ def sample_tokens(
     *,
     row_index: torch.Tensor | None = None,
     adjust: LogitAdjust | None = None,
+    check: bool = True,
     backend: str = "auto",
 ) -> SampledTokens:
     """Draw one token per row, exactly from the stated distribution, from the row's own stream.
@@ -27,7 +28,10 @@ def sample_tokens(
         logits: [L, vocab], floating; any row stride with a contiguous last dimension.
         params: settings of R rows, on logits' device.
         row_index: int64 [R]: row r reads ``logits[row_index[r]]``; None: R = L, row r reads row r.
-        adjust: bias and penalties of R rows; logits are not modified.
+        adjust: bias and penalties of R rows; logits are not modified. On a GPU a token outside
+            the vocabulary is skipped.
+        check: look for rows without a result, which waits for the device. False, as the capture
+            of a CUDA graph needs, leaves token -1 in such a row.
         backend: a name, or "auto".
 
     Raises:
@@ -52,10 +56,14 @@ def sample_tokens(
     _checks.require_device("params", params.temperature, logits.device)
     run = _registry.choose("sample_tokens", _registry.facts(logits), backend)
     drawn: SampledTokens = run(logits, params, row_index, adjust)
-    bad = (drawn.token < 0).nonzero()
+    bad = (drawn.token < 0).nonzero() if check else ()
     if len(bad):
         row = int(bad[0])
         source = row if row_index is None else int(row_index[row])
+        if not 0 <= source < logits.shape[0]:
+            raise ValueError(
+                f"row_index[{row}]: is {source}, must be in 0..{logits.shape[0] - 1}"
+            )
         raise NumericalError(
             f"logits[{source}] (row {row} of the draw) hold NaN, +inf or no finite value; "
             f"the model's weights or activations overflowed, or every token is banned"
