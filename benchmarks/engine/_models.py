@@ -6,81 +6,34 @@ does not depend on their values.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
+
 import torch
 import transformers
+from _shapes import LARGE, MIDDLE, SMALL
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fastsi.api import BUILTIN, builtin_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_LLAMA_3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
+_TINY = {
+    "vocab_size": 512,
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.25,
 }
 _SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
-    "tiny": (
-        transformers.LlamaConfig,
-        {
-            "vocab_size": 512,
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "max_position_embeddings": 4096,
-            "initializer_range": 0.25,
-        },
-    ),
-    "smollm2-135m": (
-        transformers.LlamaConfig,
-        {
-            "vocab_size": 49152,
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-            "max_position_embeddings": 8192,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "qwen2.5-1.5b": (
-        transformers.Qwen2Config,
-        {
-            "vocab_size": 151936,
-            "hidden_size": 1536,
-            "intermediate_size": 8960,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 32768,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "llama-3.1-8b": (
-        transformers.LlamaConfig,
-        {
-            "vocab_size": 128256,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 131072,
-            "rope_parameters": _LLAMA_3,
-        },
-    ),
-}
-"""Sizes from the config.json of HuggingFaceTB/SmolLM2-135M, Qwen/Qwen2.5-1.5B and
-meta-llama/Llama-3.1-8B; "tiny" is none of anybody's."""
+    "tiny": (transformers.LlamaConfig, _TINY)
+} | {shape.name.lower(): (shape.kind, shape.sizes) for shape in (SMALL, MIDDLE, LARGE)}
 MODEL_HELP = (
     "folder, hub id, .gguf file, 'builtin' (the bundled base model), or random weights of a shape: "
     + ", ".join(_SHAPES)

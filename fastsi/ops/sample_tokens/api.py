@@ -30,9 +30,15 @@ def sample_tokens(
         logits: [L, vocab], floating; any row stride with a contiguous last dimension.
         params: settings of R rows, on logits' device.
         row_index: int64 [R]: row r reads ``logits[row_index[r]]``; None: R = L, row r reads row r.
-        adjust: bias and penalties of R rows; logits are not modified.
-        check: raise for a row that cannot be drawn from, which waits for the device; without, it
-            has token -1, and `require_drawn` raises once tokens are on the host.
+    if check and bool((drawn.token < 0).any()):
+        read = None if row_index is None else row_index.cpu().numpy()
+        outside = [] if read is None else np.flatnonzero((read < 0) | (read >= len(logits)))
+        if read is not None and len(outside):
+            row = int(outside[0])
+            raise ValueError(
+                f"row_index[{row}]: is {read[row]}, must be in 0..{logits.shape[0] - 1}"
+            )
+        require_drawn(drawn.token.cpu().numpy(), read)
         backend: a name, or "auto".
 
     Raises:
@@ -58,8 +64,14 @@ def sample_tokens(
     run = _registry.choose("sample_tokens", _registry.facts(logits), backend)
     drawn: SampledTokens = run(logits, params, row_index, adjust)
     if check and bool((drawn.token < 0).any()):
-        rows_read = None if row_index is None else row_index.cpu().numpy()
-        require_drawn(drawn.token.cpu().numpy(), rows_read)
+        read = None if row_index is None else row_index.cpu().numpy()
+        outside = [] if read is None else np.flatnonzero((read < 0) | (read >= len(logits)))
+        if read is not None and len(outside):
+            row = int(outside[0])
+            raise ValueError(
+                f"row_index[{row}]: is {read[row]}, must be in 0..{logits.shape[0] - 1}"
+            )
+        require_drawn(drawn.token.cpu().numpy(), read)
     return drawn
 
 
