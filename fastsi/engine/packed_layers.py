@@ -65,10 +65,12 @@ class PackedLayers:
             layers: linear layers of one input.
             mode: arithmetic, see `ops.pack_weight`.
             pair: they are a gate and what it multiplies.
-            deterministic: a row's bits must not depend on the number of rows.
+            deterministic: a row's bits must not depend on the number of rows. On a CPU they never
+                do; on a GPU cuBLAS chooses kernels by it, and one kernel of ours serves.
         """
         self.layers, self.mode, self.pair = tuple(layers), mode, pair
-        self._deterministic = deterministic
+        on_gpu = weight_of(layers[0]).is_cuda
+        self._backend = "triton" if deterministic and on_gpu else "auto"
         self._packed: PackedWeight | None = None
         self._bias: torch.Tensor | None = None
         self._stamp: Stamp | None = None
@@ -102,7 +104,6 @@ class PackedLayers:
             [weight_of(layer) for layer in self.layers],
             mode=self.mode,
             pair=self.pair,
-            batch_invariant=self._deterministic,
         )
         self._bias = self._joined_bias()
         self._stamp = now
@@ -126,7 +127,10 @@ class PackedLayers:
     ) -> torch.Tensor:
         """See `fastsi.ops.linear`; x [R, in]."""
         packed, bias = self.packed
-        return ops.linear(x, packed, bias=bias, residual=residual, activation=activation, out=out)
+        more = {} if self._backend == "auto" else {"backend": self._backend}
+        return ops.linear(
+            x, packed, bias=bias, residual=residual, activation=activation, out=out, **more
+        )
 
     def plain(
         self,

@@ -19,7 +19,7 @@ from fastsi.types import SamplingParams
 from tests.ops.support import device_of, running
 from tests.support.tiny_models import make_model, sample_prompts
 
-KERNELS = ("segment_attention", "rms_norm", "rope_kv_write", "act_mul", "linear")
+KERNELS = ("segment_attention", "rms_norm", "rope_kv_write", "act_mul", "linear", "sample_tokens")
 
 
 def outcome(llm: LLM) -> list[tuple[list[int], list[float]]]:
