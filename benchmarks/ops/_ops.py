@@ -80,14 +80,16 @@ def finish(
     moved: float,
     note: str,
     differences: Mapping[str, float],
+    device: torch.device | str = "cpu",
 ) -> None:
     """Time the providers, the first as baseline, and print table and JSON line.
 
     Args:
         flops: floating-point operations the work cannot do without.
         moved: bytes it must read plus bytes it must write.
+        device: whose rates the floor has.
     """
-    rates: Rates = machine_rates(DTYPES[args.dtype], quick=args.quick)
+    rates: Rates = machine_rates(DTYPES[args.dtype], device, quick=args.quick)
     seconds = max(flops / rates.flops_per_s, moved / rates.bytes_per_s)
     result = Result(
         workload=dict(workload) | {"dtype": args.dtype},
