@@ -294,13 +294,13 @@ def _draw_truncated(
     total = full
     if (k > 0) & (k < vocab):
         edge = _bisect(look, edge, highest, k.to(tl.float64), True, KEY_BITS, STEP)
-        total = _mass(look, edge, False, KEY_BITS, STEP)
+        total = _mass(look, edge, KEY_BITS, STEP)
     elif least > 0:
-        total = _mass(look, edge, False, KEY_BITS, STEP)
+        total = _mass(look, edge, KEY_BITS, STEP)
     if p < 1:
         need = p.to(tl.float64) * total
         edge = _bisect(look, edge, highest, need, False, KEY_BITS, STEP)
-    kept = _mass(look, edge, False, KEY_BITS, STEP)
+    kept = _mass(look, edge, KEY_BITS, STEP)
     return _invert(look, edge, u * kept, KEY_BITS, STEP), kept
 
 
@@ -342,28 +342,39 @@ def _candidates(look, start, STEP: tl.constexpr):
 
 
 @triton.jit
-def _mass(look, edge, COUNT: tl.constexpr, KEY_BITS: tl.constexpr, STEP: tl.constexpr):
-    """Sum of the weights, or number, of the candidates at or above an edge."""
+def _mass(look, edge, KEY_BITS: tl.constexpr, STEP: tl.constexpr):
+    """Sum of the weights of the candidates at or above an edge."""
     total = tl.full((), 0, tl.float64)
     for start in range(0, look[3], STEP):
         z, w, _ = _candidates(look, start, STEP)
-        inside = (_key(z, KEY_BITS) >= edge) & (z > -float("inf"))
-        if COUNT:
-            total += tl.sum(inside.to(tl.int32), axis=0).to(tl.float64)
-        else:
-            total += tl.sum(tl.where(inside, w.to(tl.float64), 0.0), axis=0)
+        total += tl.sum(tl.where(_key(z, KEY_BITS) >= edge, w.to(tl.float64), 0.0), axis=0)
     return total
 
 
 @triton.jit
 def _bisect(look, a, b, need, COUNT: tl.constexpr, KEY_BITS: tl.constexpr, STEP: tl.constexpr):
-    """The largest edge in a..b at which `_mass` is at least ``need``; a if there is none."""
+    """The largest key of a candidate in a..b at which `_mass` is at least ``need``.
+
+    After each look the ends move on to keys that occur, so that the number of looks goes with the
+    logarithm of the number of candidates and not with the width of a key.
+    """
     while a < b:
         # Halves of both, so that the middle of far apart 64-bit keys does not overflow.
         middle = (a >> 1) + (b >> 1) + ((a | b) & 1)
-        enough = _mass(look, middle, COUNT, KEY_BITS, STEP) >= need
-        a = tl.where(enough, middle, a)
-        b = tl.where(enough, b, middle - 1)
+        total = tl.full((), 0, tl.float64)
+        above, below = b, a
+        for start in range(0, look[3], STEP):
+            z, w, _ = _candidates(look, start, STEP)
+            keys = _key(z, KEY_BITS)
+            inside = (keys >= middle) & (z > -float("inf"))
+            if COUNT:
+                total += tl.sum(inside.to(tl.int32), axis=0).to(tl.float64)
+            else:
+                total += tl.sum(tl.where(inside, w.to(tl.float64), 0.0), axis=0)
+            above = tl.minimum(above, tl.min(tl.where(inside, keys, b), axis=0))
+            below = tl.maximum(below, tl.max(tl.where(inside, a, keys), axis=0))
+        a = tl.where(total >= need, above, a)
+        b = tl.where(total >= need, b, below)
     return a
 
 
