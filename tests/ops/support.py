@@ -178,7 +178,7 @@ def qkv(
     return normal(plan.num_rows, heads[0], head_dim), normal(*cache), normal(*cache)
 
 
-def device_of(name: str) -> str:
-    """Where the tensors of the runner called ``name`` must be: on the GPU for kernels, if any."""
-    kernels = name in ("triton", "cuda")
-    return "cuda" if kernels and torch.cuda.is_available() else "cpu"
+def device_of(name: str) -> torch.device:
+    """Where the tensors of the runner called ``name`` belong."""
+    on_gpu = name in ("triton", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
