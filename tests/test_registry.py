@@ -82,7 +82,9 @@ def test_a_missing_extension_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyP
 def test_reference_on_a_gpu_warns_once() -> None:
     with pytest.warns(RuntimeWarning, match="no CUDA backend"):
         _registry.choose("kv_write", Facts("cuda", torch.float32, grad=True))
-    _registry.choose("kv_write", Facts("cuda", torch.float16, grad=True))  # warnings are errors here
+    _registry.choose(
+        "kv_write", Facts("cuda", torch.float16, grad=True)
+    )  # warnings are errors here
 
 
 def test_explain_names_the_choice_and_the_refusals() -> None:

@@ -85,9 +85,7 @@ def main() -> None:
     dtype = DTYPES[args.dtype]
     logits = make_logits(sizes["rows"], sizes["vocab"], dtype, args.device)
     options = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
-    params = SampleParams.build(
-        key=range(sizes["rows"]), position=0, device=args.device, **options
-    )
+    params = SampleParams.build(key=range(sizes["rows"]), position=0, device=args.device, **options)
     backends = ("reference", *GPU_BACKENDS[args.device])
     timed = providers(logits, params, options, backends)
     exact = sample_tokens(logits.double(), params, backend="reference")

@@ -168,7 +168,9 @@ def test_no_tensor_is_as_large_as_the_logits() -> None:
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             nonlocal largest
             made = func(*args, **(kwargs or {}))
             if isinstance(made, torch.Tensor):

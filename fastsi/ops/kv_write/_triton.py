@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Triton backend of `kv_write`: one launch scatters keys and values.
 
 Each program copies the rows of one tensor for `ROWS` (row, head) pairs, so that small head sizes

@@ -114,9 +114,9 @@ def _adjusted(
         # An index outside is clamped here and gives token -1 later.
         logits = logits.index_select(0, row_index.clamp(0, logits.shape[0] - 1))
     z = logits.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    names = ("indptr", "token_ids", "bias", "count", "in_prompt")
-    names += ("repetition", "presence", "frequency")
-    fields = [getattr(adjust, name).contiguous() for name in names]
+    entries = ("indptr", "token_ids", "bias", "count", "in_prompt")
+    per_row = ("repetition", "presence", "frequency")
+    fields = [getattr(adjust, name).contiguous() for name in (*entries, *per_row)]
     _adjust[(z.shape[0],)](z, *fields, z.shape[1], ENTRIES=256)
     return z
 

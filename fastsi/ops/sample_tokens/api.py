@@ -56,14 +56,12 @@ def sample_tokens(
     _checks.require_device("params", params.temperature, logits.device)
     run = _registry.choose("sample_tokens", _registry.facts(logits), backend)
     drawn: SampledTokens = run(logits, params, row_index, adjust)
-    bad = (drawn.token < 0).nonzero() if check else ()
-    if len(bad):
+    bad = (drawn.token < 0).nonzero() if check else None
+    if bad is not None and len(bad):
         row = int(bad[0])
         source = row if row_index is None else int(row_index[row])
         if not 0 <= source < logits.shape[0]:
-            raise ValueError(
-                f"row_index[{row}]: is {source}, must be in 0..{logits.shape[0] - 1}"
-            )
+            raise ValueError(f"row_index[{row}]: is {source}, must be in 0..{logits.shape[0] - 1}")
         raise NumericalError(
             f"logits[{source}] (row {row} of the draw) hold NaN, +inf or no finite value; "
             f"the model's weights or activations overflowed, or every token is banned"

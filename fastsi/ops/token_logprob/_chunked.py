@@ -7,6 +7,7 @@ instead of keeping them: two more operations for every six, and no [N, vocab] te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -133,5 +134,6 @@ def chunked(
     steps: Steps,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`token_logprob` with the given steps."""
-    logprob, lse = _TokenLogprob.apply(hidden, weight, bias, targets, scale, steps)
+    run: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _TokenLogprob.apply
+    logprob, lse = run(hidden, weight, bias, targets, scale, steps)
     return torch.where(targets == ignore_index, 0.0, logprob), lse

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Triton backend of `token_logprob`: cuBLAS makes chunks of logits, kernels reduce them.
 
 A chunk fits the L2 cache, so writing it and reading it back costs little beside the product, and
@@ -23,7 +24,9 @@ def _logits(z, inverse_temperature, softcap, CAPPED: tl.constexpr):
         x = z / softcap
         small = tl.exp(-2.0 * tl.abs(x))
         # (1 - s) / (1 + s) cancels near 0, where the series x - x^3 / 3 is exact enough.
-        size = tl.where(tl.abs(x) < 0.02, tl.abs(x) * (1.0 - x * x / 3.0), (1.0 - small) / (1.0 + small))
+        size = tl.where(
+            tl.abs(x) < 0.02, tl.abs(x) * (1.0 - x * x / 3.0), (1.0 - small) / (1.0 + small)
+        )
         z = softcap * tl.where(x < 0, -size, size)
     return z * inverse_temperature
 
@@ -154,9 +157,7 @@ def token_logprob(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `fastsi.ops.token_logprob`."""
     scale = Scale(temperature, softcap)
-    return chunked(
-        hidden, weight, targets.contiguous(), bias, scale, ignore_index, _Steps()
-    )
+    return chunked(hidden, weight, targets.contiguous(), bias, scale, ignore_index, _Steps())
 
 
 def _variant(kernel: triton.JITFunction, source: str, pointers: tuple[str, ...]) -> Variant:
