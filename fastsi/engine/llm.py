@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsi.engine import architecture, loading, outputs, weights
-from fastsi.engine.config import EngineConfig, KVDtype, LogprobsMode, Sharing
+from fastsi.engine.config import EngineConfig, Graphs, KVDtype, LogprobsMode, Sharing
 from fastsi.engine.control import GroupController
 from fastsi.engine.core import Engine, EngineRequest
 from fastsi.engine.detokenizer import Detokenizer
@@ -56,6 +56,8 @@ class LLM:
         sharing: Sharing = "tree",
         logprobs_mode: LogprobsMode = "raw_logprobs",
         page_size: int = 16,
+        pipeline: bool | Literal["auto"] = "auto",
+        graphs: Graphs = "auto",
         seed: int = 0,
     ) -> None:
         """Load or take the model, check that it can run, and reserve the KV cache.
@@ -78,6 +80,8 @@ class LLM:
             sharing: see `EngineConfig.sharing`.
             logprobs_mode: see `EngineConfig.logprobs_mode`.
             page_size: tokens per KV page.
+            pipeline: see `EngineConfig.pipeline`.
+            graphs: see `EngineConfig.graphs`.
             seed: of requests that bring no seed; two calls draw different paths.
 
         Raises:
@@ -112,6 +116,8 @@ class LLM:
             sharing=sharing,
             logprobs_mode=logprobs_mode,
             deterministic=deterministic,
+            pipeline=pipeline,
+            graphs=graphs,
             seed=seed,
         )
         self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)
@@ -369,6 +375,9 @@ def _auto_tokens(runner: ModelRunner, page_size: int) -> int:
     layers: Sequence[LayerShape] = runner.layers
     per_token = sum(2 * la.kv_heads * la.head_dim for la in layers) * runner.kv_dtype.itemsize
     if runner.device.type == "cuda":
+        with runner.session():  # copies of weights laid side by side are made first
+            pass
+        torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(runner.device)[0]
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

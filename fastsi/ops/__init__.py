@@ -11,7 +11,7 @@ from fastsi.ops.match_stop.api import answer_end, match_stop
 from fastsi.ops.match_stop.state import StopRules, StopState
 from fastsi.ops.merge_states.api import merge_states
 from fastsi.ops.norm_rope_act.api import Activation, act_mul, rms_norm, rope_kv_write
-from fastsi.ops.sample_tokens.api import sample_tokens
+from fastsi.ops.sample_tokens.api import require_drawn, sample_tokens
 from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SampleParams
 from fastsi.ops.sample_tokens.stream import path_key, prompt_digest
 from fastsi.ops.segment_attention.api import segment_attention
@@ -44,6 +44,7 @@ __all__ = [
     "pack_weight",
     "path_key",
     "prompt_digest",
+    "require_drawn",
     "rms_norm",
     "rope_kv_write",
     "sample_tokens",

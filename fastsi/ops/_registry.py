@@ -42,7 +42,7 @@ FUNCTIONS = {
 BACKENDS = tuple(name for name in env.BACKEND.choices or () if name != "auto")
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_TENSOR_CORE_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_SHORT_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int32, torch.int64)
 
 
@@ -155,13 +155,25 @@ def _rows(
 
 
 TABLE: tuple[Row, ...] = (
+    _triton("segment_attention", _SHORT_FLOATS),
     *_rows("segment_attention", _FLOATS),
+    _triton("merge_states", _SHORT_FLOATS),
     *_rows("merge_states", _FLOATS),
     _triton("kv_write", _FLOATS),
     *_rows("kv_write", _FLOATS),
     _triton("sample_tokens", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
+    Row(
+        op="linear",
+        backend="cuda",
+        module="fastsi.ops.linear._cublas",
+        devices=("cuda",),
+        dtypes=_FLOATS,
+        supports=_no_gradient,
+    ),
+    _triton("linear", (torch.float32, torch.bfloat16, torch.float16)),
     *_rows("linear", (torch.float32,)),
+    _triton("norm_rope_act", _FLOATS),
     *_rows("norm_rope_act", _FLOATS),
     Row(
         op="vote_answers",
@@ -172,8 +184,16 @@ TABLE: tuple[Row, ...] = (
         extension="_C_cuda",
     ),
     *_rows("vote_answers", _INTS, _INTS),
+    Row(
+        op="match_stop",
+        backend="cuda",
+        module="fastsi.ops.match_stop._cuda",
+        devices=("cuda",),
+        dtypes=(torch.int64,),
+        extension="_C_cuda",
+    ),
     *_rows("match_stop", (torch.int64,), (torch.int64,)),
-    _triton("token_logprob", _TENSOR_CORE_FLOATS, supports=_triton_is_there),
+    _triton("token_logprob", _SHORT_FLOATS, supports=_triton_is_there),
     Row(
         op="token_logprob",
         backend="cpu",

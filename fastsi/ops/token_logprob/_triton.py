@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsi.ops._launch import on_device
 from fastsi.ops._triton_variants import Variant
 from fastsi.ops.token_logprob._chunked import Running, Scale, chunked
 
@@ -105,19 +106,20 @@ class _Steps:
         self, z: torch.Tensor, targets: torch.Tensor, first: int, scale: Scale, running: Running
     ) -> None:
         rows, width = z.shape
-        _update[(rows,)](
-            z,
-            targets,
-            *running,
-            z.stride(0),
-            first,
-            width,
-            1.0 / scale.temperature,
-            scale.softcap or 1.0,
-            CAPPED=scale.softcap is not None,
-            BLOCK=BLOCK,
-            num_warps=8,
-        )
+        with on_device(z):
+            _update[(rows,)](
+                z,
+                targets,
+                *running,
+                z.stride(0),
+                first,
+                width,
+                1.0 / scale.temperature,
+                scale.softcap or 1.0,
+                CAPPED=scale.softcap is not None,
+                BLOCK=BLOCK,
+                num_warps=8,
+            )
 
     def gradient(
         self,
@@ -129,20 +131,21 @@ class _Steps:
         grads: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         rows, width = z.shape
-        _gradient[(rows, triton.cdiv(width, BLOCK))](
-            z,
-            targets,
-            lse,
-            *grads,
-            z.stride(0),
-            first,
-            width,
-            1.0 / scale.temperature,
-            scale.softcap or 1.0,
-            CAPPED=scale.softcap is not None,
-            BLOCK=BLOCK,
-            num_warps=8,
-        )
+        with on_device(z):
+            _gradient[(rows, triton.cdiv(width, BLOCK))](
+                z,
+                targets,
+                lse,
+                *grads,
+                z.stride(0),
+                first,
+                width,
+                1.0 / scale.temperature,
+                scale.softcap or 1.0,
+                CAPPED=scale.softcap is not None,
+                BLOCK=BLOCK,
+                num_warps=8,
+            )
         return z
 
 
