@@ -17,6 +17,7 @@ from fastsi.ops.sample_tokens.stream import path_key, prompt_digest
 from fastsi.ops.segment_attention.api import segment_attention
 from fastsi.ops.segment_attention.plan import SegmentPlan
 from fastsi.ops.token_bytes import TokenBytes
+from fastsi.ops.token_logprob.api import token_logprob
 from fastsi.ops.vote_answers.api import vote_answers
 from fastsi.ops.vote_answers.result import AnswerVotes, VoteOptions
 
@@ -48,5 +49,6 @@ __all__ = [
     "rope_kv_write",
     "sample_tokens",
     "segment_attention",
+    "token_logprob",
     "vote_answers",
 ]

@@ -32,6 +32,7 @@ OPS = (
     "norm_rope_act",
     "vote_answers",
     "match_stop",
+    "token_logprob",
 )
 FUNCTIONS = {
     "norm_rope_act": ("rms_norm", "rope_kv_write", "act_mul"),
@@ -98,12 +99,16 @@ class Row:
         return self.supports(facts)
 
 
-def _triton_runs(facts: Facts) -> str | None:
+def _triton_is_there(facts: Facts) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if facts.device == "cpu" and not interpreting():
         return "runs on CPU tensors only in Triton's interpreter (TRITON_INTERPRET=1)"
-    return _no_gradient(facts)
+    return None
+
+
+def _triton_runs(facts: Facts) -> str | None:
+    return _triton_is_there(facts) or _no_gradient(facts)
 
 
 def interpreting() -> bool:
@@ -188,6 +193,21 @@ TABLE: tuple[Row, ...] = (
         extension="_C_cuda",
     ),
     *_rows("match_stop", (torch.int64,), (torch.int64,)),
+    _triton("token_logprob", _SHORT_FLOATS, supports=_triton_is_there),
+    Row(
+        op="token_logprob",
+        backend="cpu",
+        module="fastsi.ops.token_logprob._cpu",
+        devices=("cpu",),
+        dtypes=_FLOATS,
+    ),
+    Row(
+        op="token_logprob",
+        backend="reference",
+        module="fastsi.ops.token_logprob.reference",
+        devices=None,
+        dtypes=_FLOATS,
+    ),
 )
 """In order of preference within an op."""
 _BACKEND_OF = {row.module: row.backend for row in TABLE}

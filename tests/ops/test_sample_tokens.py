@@ -49,7 +49,7 @@ def random_logits(rows: int, vocab: int, seed: int, spread: float = 3.0) -> torc
     return torch.randn(rows, vocab, generator=generator, dtype=torch.float64) * spread
 
 
-def moved(data: Any, device: str) -> Any:
+def moved(data: Any, device: torch.device) -> Any:
     """A dataclass of tensors, or None, on a device."""
     if data is None:
         return None
@@ -74,7 +74,7 @@ def draw_on(
             adjust=moved(adjust, device),
             backend=backend,
         )
-    result: SampledTokens = moved(drawn, "cpu")
+    result: SampledTokens = moved(drawn, torch.device("cpu"))
     return result
 
 
@@ -100,7 +100,9 @@ def kept_tokens(z: list[float], t: float, top_k: int, top_p: float, min_p: float
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 @pytest.mark.parametrize("vocab", [1, 64, 65, 300])
 def test_against_plain_python(runner: str, options: dict[str, Any], vocab: int) -> None:
-    rows = 6
+    if runner == "triton" and vocab in (64, 65):
+        pytest.skip("no block of it ends there")
+    rows = 3 if runner == "triton" else 6  # the interpreter is slow
     z = random_logits(rows, vocab, seed=vocab)
     z[:, ::3] = z[:, ::3].round()  # ties
     params = SampleParams.build(key=range(rows), position=5, **options)
@@ -144,7 +146,7 @@ def test_against_plain_python(runner: str, options: dict[str, Any], vocab: int) 
 )
 def test_precision(runner: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
     """Log-probs are as exact as torch's; a token differs only if its uniform lies on an edge."""
-    rows, vocab = 100, 3000
+    rows, vocab = 6 if runner == "triton" else 100, 3000  # the interpreter is slow
     z = random_logits(rows, vocab, seed=1).to(dtype)
     params = SampleParams.build(key=range(rows), position=2, **options)
     truth = sample_tokens(z.double(), params, backend="reference")
@@ -220,7 +222,7 @@ def f32(value: float) -> float:
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_penalties_and_bias(runner: str, data: st.DataObject) -> None:
     rows, vocab = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 150))
@@ -292,6 +294,8 @@ def make_adjust(rows: int, token: int, bias: float) -> LogitAdjust:
     )
 
 
+# Triton's interpreter is numpy, which warns of infinity less infinity.
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_unusable_rows_are_named(runner: str, dtype: torch.dtype) -> None:
@@ -318,7 +322,7 @@ def test_unusable_rows_are_named(runner: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_banned_tokens_are_never_drawn(runner: str) -> None:
-    rows = 500
+    rows = 50 if runner == "triton" else 500
     z = torch.zeros(1, 3)
     params = SampleParams.build(key=range(rows), position=0)
     index = torch.zeros(rows, dtype=torch.int64)

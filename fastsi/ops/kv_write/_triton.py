@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Triton backend of `kv_write`: one launch scatters keys and values.
 
 Each program copies the rows of one tensor for `ROWS` (row, head) pairs, so that small head sizes
@@ -11,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsi.ops._launch import on_device, rows_dense
 from fastsi.ops._triton_variants import Variant
-from fastsi.ops._view import rows_dense
 
 ROWS = 8
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -82,25 +83,26 @@ def kv_write(
     k, v, slots = rows_dense(k), rows_dense(v), slots.contiguous()
     pages, page_size = k_cache.shape[0], k_cache.shape[2]
     read, write = (_INTEGER[tensor.element_size()] for tensor in (k, k_cache))
-    _scatter[(triton.cdiv(rows * heads, ROWS), 2)](
-        k.view(read),
-        v.view(read),
-        k_cache.view(write),
-        v_cache.view(write),
-        slots,
-        rows * heads,
-        pages * page_size,
-        k.stride(0),
-        k.stride(1),
-        v.stride(0),
-        v.stride(1),
-        heads,
-        page_size,
-        dim,
-        DIM=triton.next_power_of_2(dim),
-        ROWS=ROWS,
-        ROUND=read != write,
-    )
+    with on_device(k):
+        _scatter[(triton.cdiv(rows * heads, ROWS), 2)](
+            k.view(read),
+            v.view(read),
+            k_cache.view(write),
+            v_cache.view(write),
+            slots,
+            rows * heads,
+            pages * page_size,
+            k.stride(0),
+            k.stride(1),
+            v.stride(0),
+            v.stride(1),
+            heads,
+            page_size,
+            dim,
+            DIM=triton.next_power_of_2(dim),
+            ROWS=ROWS,
+            ROUND=read != write,
+        )
 
 
 def _variant(name: str, dim: int, source: str, target: str) -> Variant:

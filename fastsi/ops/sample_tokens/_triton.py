@@ -15,8 +15,8 @@ import torch
 import triton
 
 from fastsi.ops._checks import accumulate_dtype
+from fastsi.ops._launch import on_device, rows_dense
 from fastsi.ops._triton_variants import Variant
-from fastsi.ops._view import rows_dense
 from fastsi.ops.sample_tokens._triton_kernels import _adjust, _finish, _scan
 from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SampleParams
 
@@ -66,40 +66,42 @@ def sample_tokens(
     # A copy that was adjusted has a row of its own for every row of the draw.
     shape = (sources, logits.stride(0), vocab, blocks)
     modes = {"INDEXED": index is not None, "COPIED": adjust is not None}
-    _scan[(triton.cdiv(vocab, TILE), rows)](
-        logits,
-        index if index is not None else block_sum,
-        temperature,
-        block_max,
-        block_sum,
-        *shape,
-        **modes,
-        BLOCK=BLOCK,
-        GROUP=TILE // BLOCK,
-    )
+    with on_device(logits):
+        _scan[(triton.cdiv(vocab, TILE), rows)](
+            logits,
+            index if index is not None else block_sum,
+            temperature,
+            block_max,
+            block_sum,
+            *shape,
+            **modes,
+            BLOCK=BLOCK,
+            GROUP=TILE // BLOCK,
+        )
     # The step that goes past the bound is stored whole.
     gathered_z = torch.empty((rows, candidates + STEP), dtype=dtype, device=device)
     gathered_id = torch.empty((rows, candidates + STEP), dtype=torch.int32, device=device)
-    _finish[(rows,)](
-        logits,
-        index if index is not None else block_sum,
-        temperature,
-        *(getattr(params, name).contiguous() for name in ("top_k", "top_p", "min_p")),
-        *(getattr(params, name).contiguous() for name in ("key", "position")),
-        block_max,
-        block_sum,
-        gathered_z,
-        gathered_id,
-        *(drawn.token, drawn.logprob, drawn.logprob_full, drawn.kept_mass),
-        *shape,
-        **modes,
-        CANDIDATES=candidates,
-        KEY_BITS=_KEY_BITS[logits.dtype],
-        BLOCK=BLOCK,
-        STEP=STEP,
-        BLOCKS=triton.next_power_of_2(blocks),
-        num_warps=8,
-    )
+    with on_device(logits):
+        _finish[(rows,)](
+            logits,
+            index if index is not None else block_sum,
+            temperature,
+            *(getattr(params, name).contiguous() for name in ("top_k", "top_p", "min_p")),
+            *(getattr(params, name).contiguous() for name in ("key", "position")),
+            block_max,
+            block_sum,
+            gathered_z,
+            gathered_id,
+            *(drawn.token, drawn.logprob, drawn.logprob_full, drawn.kept_mass),
+            *shape,
+            **modes,
+            CANDIDATES=candidates,
+            KEY_BITS=_KEY_BITS[logits.dtype],
+            BLOCK=BLOCK,
+            STEP=STEP,
+            BLOCKS=triton.next_power_of_2(blocks),
+            num_warps=8,
+        )
     return drawn
 
 
@@ -114,10 +116,11 @@ def _adjusted(
         # An index outside is clamped here and gives token -1 later.
         logits = logits.index_select(0, row_index.clamp(0, logits.shape[0] - 1))
     z = logits.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    names = ("indptr", "token_ids", "bias", "count", "in_prompt")
-    names += ("repetition", "presence", "frequency")
-    fields = [getattr(adjust, name).contiguous() for name in names]
-    _adjust[(z.shape[0],)](z, *fields, z.shape[1], ENTRIES=256)
+    entries = ("indptr", "token_ids", "bias", "count", "in_prompt")
+    per_row = ("repetition", "presence", "frequency")
+    fields = [getattr(adjust, name).contiguous() for name in (*entries, *per_row)]
+    with on_device(z):
+        _adjust[(z.shape[0],)](z, *fields, z.shape[1], ENTRIES=256)
     return z
 
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Kernels of the Triton backend of `sample_tokens`; see `_triton`.
 
 Names: z is a logit in arithmetic type (float32, or float64 for float64 logits), top the row's
@@ -121,10 +122,39 @@ def _key(z, BITS: tl.constexpr):
     z = tl.where(z == 0, 0.0, z)  # one zero
     if z.dtype == tl.float64:
         bits = z.to(tl.int64, bitcast=True)
-        return tl.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits)
+        keys = tl.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits)
     else:
         bits = z.to(tl.int32, bitcast=True)
-        return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) >> (32 - BITS)
+        keys = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) >> (32 - BITS)
+    return keys
+
+
+@triton.jit
+def _sums(block_max, block_sum, row, blocks, inverse, BLOCKS: tl.constexpr):
+    """A row's block maxima and sums, the sums against the row's maximum; that and the total."""
+    block = tl.arange(0, BLOCKS)
+    at = row.to(tl.int64) * blocks + block
+    peak = tl.load(block_max + at, mask=block < blocks, other=-float("inf"))
+    part = tl.load(block_sum + at, mask=block < blocks, other=0.0)
+    top = tl.max(peak, axis=0)
+    finite = tl.where(top == -float("inf"), 0.0, top)
+    # -inf blocks weigh nothing; NaN in a block stays in its sum.
+    part *= tl.exp((peak - finite).to(tl.float64) * inverse.to(tl.float64))
+    return peak, part, top, tl.sum(part, axis=0)
+
+
+@triton.jit
+def _store(row, good, chosen, z, top, t, kept, full, results):
+    """Token and log-probs of one row; a bad row has token -1."""
+    token, logprob, logprob_full, kept_mass = results
+    scale = tl.where(t == 0, 1.0, t).to(tl.float64)
+    shifted = (z - tl.where(good, top, 0.0).to(tl.float64)) / scale
+    kept, full = tl.where(good, kept, 1.0), tl.where(good, full, 1.0)
+    dtype = logprob.dtype.element_ty
+    tl.store(token + row, chosen.to(tl.int64))
+    tl.store(logprob + row, (shifted - tl.log(kept)).to(dtype))
+    tl.store(logprob_full + row, (shifted - tl.log(full)).to(dtype))
+    tl.store(kept_mass + row, (kept / full).to(dtype))
 
 
 @triton.jit
@@ -163,16 +193,7 @@ def _finish(
     line = logits + source * stride
     t = tl.load(temperature + row)
     inverse = _inverse(t, block_max.dtype.element_ty)
-    block = tl.arange(0, BLOCKS)
-    at = row.to(tl.int64) * blocks + block
-    peak = tl.load(block_max + at, mask=block < blocks, other=-float("inf"))
-    part = tl.load(block_sum + at, mask=block < blocks, other=0.0)
-    top = tl.max(peak, axis=0)
-    finite = tl.where(top == -float("inf"), 0.0, top)
-    # -inf blocks weigh nothing; NaN in a block stays in its sum.
-    gap = (peak - finite).to(tl.float64) * inverse.to(tl.float64)
-    part *= tl.exp(gap)
-    full = tl.sum(part, axis=0)
+    peak, part, top, full = _sums(block_max, block_sum, row, blocks, inverse, BLOCKS)
     good = inside & (top > -float("inf")) & (top < float("inf")) & (full == full)
     k, p, least = tl.load(top_k + row), tl.load(top_p + row), tl.load(min_p + row)
     truncates = (t != 0) & (((k > 0) & (k < vocab)) | (p < 1) | (least > 0))
@@ -192,15 +213,8 @@ def _finish(
                 line, peak, part, top, inverse, u * full, t == 0, vocab, blocks, BLOCK, BLOCKS
             )
     z = tl.load(line + chosen, mask=good, other=0.0).to(tl.float64)
-    scale = tl.where(t == 0, 1.0, t).to(tl.float64)
-    shifted = (z - tl.where(good, top, 0.0).to(tl.float64)) / scale
-    out = logprob.dtype.element_ty
-    safe_full = tl.where(good, full, 1.0)
-    safe_kept = tl.where(good, kept, 1.0)
-    tl.store(token + row, chosen.to(tl.int64))
-    tl.store(logprob + row, (shifted - tl.log(safe_kept)).to(out))
-    tl.store(logprob_full + row, (shifted - tl.log(safe_full)).to(out))
-    tl.store(kept_mass + row, (safe_kept / safe_full).to(out))
+    results = (token, logprob, logprob_full, kept_mass)
+    _store(row, good, chosen, z, top, t, kept, full, results)
 
 
 @triton.jit
@@ -292,13 +306,13 @@ def _draw_truncated(
     total = full
     if (k > 0) & (k < vocab):
         edge = _bisect(look, edge, highest, k.to(tl.float64), True, KEY_BITS, STEP)
-        total = _mass(look, edge, False, KEY_BITS, STEP)
+        total = _mass(look, edge, KEY_BITS, STEP)
     elif least > 0:
-        total = _mass(look, edge, False, KEY_BITS, STEP)
+        total = _mass(look, edge, KEY_BITS, STEP)
     if p < 1:
         need = p.to(tl.float64) * total
         edge = _bisect(look, edge, highest, need, False, KEY_BITS, STEP)
-    kept = _mass(look, edge, False, KEY_BITS, STEP)
+    kept = _mass(look, edge, KEY_BITS, STEP)
     return _invert(look, edge, u * kept, KEY_BITS, STEP), kept
 
 
@@ -340,28 +354,39 @@ def _candidates(look, start, STEP: tl.constexpr):
 
 
 @triton.jit
-def _mass(look, edge, COUNT: tl.constexpr, KEY_BITS: tl.constexpr, STEP: tl.constexpr):
-    """Sum of the weights, or number, of the candidates at or above an edge."""
+def _mass(look, edge, KEY_BITS: tl.constexpr, STEP: tl.constexpr):
+    """Sum of the weights of the candidates at or above an edge."""
     total = tl.full((), 0, tl.float64)
     for start in range(0, look[3], STEP):
         z, w, _ = _candidates(look, start, STEP)
-        inside = (_key(z, KEY_BITS) >= edge) & (z > -float("inf"))
-        if COUNT:
-            total += tl.sum(inside.to(tl.int32), axis=0).to(tl.float64)
-        else:
-            total += tl.sum(tl.where(inside, w.to(tl.float64), 0.0), axis=0)
+        total += tl.sum(tl.where(_key(z, KEY_BITS) >= edge, w.to(tl.float64), 0.0), axis=0)
     return total
 
 
 @triton.jit
 def _bisect(look, a, b, need, COUNT: tl.constexpr, KEY_BITS: tl.constexpr, STEP: tl.constexpr):
-    """The largest edge in a..b at which `_mass` is at least ``need``; a if there is none."""
+    """The largest key of a candidate in a..b at which `_mass` is at least ``need``.
+
+    After each look the ends move on to keys that occur, so that the number of looks goes with the
+    logarithm of the number of candidates and not with the width of a key.
+    """
     while a < b:
         # Halves of both, so that the middle of far apart 64-bit keys does not overflow.
         middle = (a >> 1) + (b >> 1) + ((a | b) & 1)
-        enough = _mass(look, middle, COUNT, KEY_BITS, STEP) >= need
-        a = tl.where(enough, middle, a)
-        b = tl.where(enough, b, middle - 1)
+        total = tl.full((), 0, tl.float64)
+        above, below = b, a
+        for start in range(0, look[3], STEP):
+            z, w, _ = _candidates(look, start, STEP)
+            keys = _key(z, KEY_BITS)
+            inside = (keys >= middle) & (z > -float("inf"))
+            if COUNT:
+                total += tl.sum(inside.to(tl.int32), axis=0).to(tl.float64)
+            else:
+                total += tl.sum(tl.where(inside, w.to(tl.float64), 0.0), axis=0)
+            above = tl.minimum(above, tl.min(tl.where(inside, keys, b), axis=0))
+            below = tl.maximum(below, tl.max(tl.where(inside, a, keys), axis=0))
+        a = tl.where(total >= need, above, a)
+        b = tl.where(total >= need, b, below)
     return a
 
 

@@ -30,13 +30,10 @@ def sample_tokens(
         logits: [L, vocab], floating; any row stride with a contiguous last dimension.
         params: settings of R rows, on logits' device.
         row_index: int64 [R]: row r reads ``logits[row_index[r]]``; None: R = L, row r reads row r.
-    if check and bool((drawn.token < 0).any()):
-        read = None if row_index is None else row_index.cpu().numpy()
-        outside = (read is not None) and (read < 0) | (read >= len(logits))
-        if read is not None and np.any(outside):
-            row = int(np.argmax(outside))
-            raise ValueError(f"row_index[{row}]: is {read[row]}, must be in 0..{len(logits) - 1}")
-        require_drawn(drawn.token.cpu().numpy(), read)
+        adjust: bias and penalties of R rows; logits are not modified. On a GPU a token outside
+            the vocabulary is skipped.
+        check: look for rows without a result, which waits for the device. False, as the capture
+            of a CUDA graph needs, leaves token -1 in such a row; see `require_drawn`.
         backend: a name, or "auto".
 
     Raises:
