@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from _harness import Floor, Rates, Result, add_arguments, machine_rates, measure_short, report
@@ -17,14 +17,16 @@ ALLOWED = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 2e-2}
 Tensors = tuple[torch.Tensor, ...]
 
 
-def parser(doc: str | None, **sizes: tuple[int, int, str]) -> argparse.ArgumentParser:
-    """A parser with one integer option per size: (default, quick default, help)."""
+def parser(
+    doc: str | None, devices: Sequence[str] = ("cpu", "cuda"), **sizes: tuple[int, int, str]
+) -> argparse.ArgumentParser:
+    """A parser with one integer option per size, (default, quick default, help), and --device."""
     made = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
     for name, (value, quick, text) in sizes.items():
         flag = "--" + name.replace("_", "-")
         made.add_argument(flag, type=int, help=f"{text} (default: {value}, quick: {quick})")
     made.add_argument("--dtype", choices=DTYPES, default="float32", help="element type")
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    made.add_argument("--device", choices=devices, default="cpu", help="default: cpu")
     add_arguments(made)
     made.set_defaults(sizes=sizes)
     return made

@@ -127,7 +127,7 @@ class PackedLayers:
     ) -> torch.Tensor:
         """See `fastsi.ops.linear`; x [R, in]."""
         packed, bias = self.packed
-        more = {} if self._backend == "auto" else {"backend": self._backend}
+        more: dict[str, Any] = {} if self._backend == "auto" else {"backend": self._backend}
         return ops.linear(
             x, packed, bias=bias, residual=residual, activation=activation, out=out, **more
         )

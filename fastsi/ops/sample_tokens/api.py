@@ -32,12 +32,10 @@ def sample_tokens(
         row_index: int64 [R]: row r reads ``logits[row_index[r]]``; None: R = L, row r reads row r.
     if check and bool((drawn.token < 0).any()):
         read = None if row_index is None else row_index.cpu().numpy()
-        outside = [] if read is None else np.flatnonzero((read < 0) | (read >= len(logits)))
-        if read is not None and len(outside):
-            row = int(outside[0])
-            raise ValueError(
-                f"row_index[{row}]: is {read[row]}, must be in 0..{logits.shape[0] - 1}"
-            )
+        outside = (read is not None) and (read < 0) | (read >= len(logits))
+        if read is not None and np.any(outside):
+            row = int(np.argmax(outside))
+            raise ValueError(f"row_index[{row}]: is {read[row]}, must be in 0..{len(logits) - 1}")
         require_drawn(drawn.token.cpu().numpy(), read)
         backend: a name, or "auto".
 
@@ -65,12 +63,10 @@ def sample_tokens(
     drawn: SampledTokens = run(logits, params, row_index, adjust)
     if check and bool((drawn.token < 0).any()):
         read = None if row_index is None else row_index.cpu().numpy()
-        outside = [] if read is None else np.flatnonzero((read < 0) | (read >= len(logits)))
-        if read is not None and len(outside):
-            row = int(outside[0])
-            raise ValueError(
-                f"row_index[{row}]: is {read[row]}, must be in 0..{logits.shape[0] - 1}"
-            )
+        outside = (read is not None) and (read < 0) | (read >= len(logits))
+        if read is not None and np.any(outside):
+            row = int(np.argmax(outside))
+            raise ValueError(f"row_index[{row}]: is {read[row]}, must be in 0..{len(logits) - 1}")
         require_drawn(drawn.token.cpu().numpy(), read)
     return drawn
 

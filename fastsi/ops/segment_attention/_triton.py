@@ -84,7 +84,7 @@ def segment_attention(
     if work.num_tiles:
         masked = softcap is not None or window is not None
         config = tile_config(work.tile, head_dim, q.element_size(), masked)
-        attend_tiles[(heads, work.num_tiles)](
+        attend_tiles[(work.num_tiles * heads,)](
             *inputs,
             work.tiles,
             work.slots,
@@ -96,7 +96,7 @@ def segment_attention(
         )
     if work.num_rows:
         config = row_config(head_dim, q.element_size())
-        finish_rows[(heads, work.num_rows)](
+        finish_rows[(work.num_rows * heads,)](
             *inputs,
             work.rows,
             work.spans,

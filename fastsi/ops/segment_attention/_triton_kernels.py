@@ -131,11 +131,11 @@ def attend_tiles(
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
 ):
-    """Grid (kv_heads, tiles): one tile of pairs against one split of a segment."""
-    head = tl.program_id(0)
-    if tl.program_id(1) >= tl.load(counts):
+    """Grid [tiles * kv_heads]: one tile of pairs against one split of a segment."""
+    item, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    if item >= tl.load(counts):
         return
-    record = tiles + tl.program_id(1) * 16
+    record = tiles + item * 16
     page_offset, kv_begin = tl.load(record + 1), tl.load(record + 2)
     kv_end, kv_start = tl.load(record + 3), tl.load(record + 4)
     pages = page_ids + tl.load(record)
@@ -240,11 +240,11 @@ def finish_rows(
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
 ):
-    """Grid (kv_heads, rows): merge a row's partial results, then add the row's own spans."""
-    head = tl.program_id(0)
-    if tl.program_id(1) >= tl.load(counts + 1):
+    """Grid [rows * kv_heads]: merge a row's partial results, then add the row's own spans."""
+    item, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    if item >= tl.load(counts + 1):
         return
-    record = rows + tl.program_id(1) * 8
+    record = rows + item * 8
     row = tl.load(record).to(tl.int64)
     member = tl.arange(0, BLOCK_M)
     valid = member < GROUP

@@ -3,7 +3,7 @@
 Two kernels read it. The first takes ``tiles``: up to M pairs (row, query head of a KV head's group)
 of one segment against one split of its tokens, so that a span shared by many rows is read once and
 its products fill the tensor cores. The second takes ``rows``: it merges what tiles found for a row
-and adds the row's own spans (``spans``), which no other row reads. Grids have an axis of KV heads.
+and adds the row's own spans (``spans``), which no other row reads. Each has a program per KV head.
 
 A span goes to the tiles or to its rows, and is cut, by its own length and flags and never by the
 rows beside it. So a row's sum has the same terms in the same order in every batch.
@@ -58,7 +58,10 @@ class WorkShape:
     """Tokens of a row's own span that the row's program reads; those before go to tiles."""
     min_shared_tokens: int = 32
     """Shared spans of fewer tokens are read by every row for itself (flashinfer #595 and vllm
-    #44397 report that grouping loses there)."""
+    #44397 report that grouping loses there). Per row and KV head a partial result moves 8 * group *
+    head_dim bytes, and n tokens 4 * n * head_dim from the cache of the device: with groups of 4
+    the bytes are equal at 8 tokens. A tile's own latency puts the default above; the time
+    has not been measured on a GPU yet."""
     deterministic: bool = False
     """One tile, splits of ``split_tokens``, no other choice by length or by the flag ``causal``: a
     row's bits are also those of the same row in a chunk."""
