@@ -202,7 +202,9 @@ def machine_rates(
     The copy is far larger than any cache; the product is large enough for the library's best
     kernel. ``quick`` uses small sizes, whose rates are not the machine's.
     """
-    size, elements, tries = (256, 1 << 20, 2) if quick else (2048, 1 << 26, 5)
+    # A GPU needs a larger product, and a copy beyond its cache of 50 MB, to reach its rates.
+    full = (8192, 1 << 28, 5) if torch.device(device).type == "cuda" else (2048, 1 << 26, 5)
+    size, elements, tries = (256, 1 << 20, 2) if quick else full
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)
     product = torch.empty_like(left)

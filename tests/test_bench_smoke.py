@@ -6,6 +6,7 @@ import json
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,6 +52,17 @@ def test_benchmark_runs_and_keeps_the_contract(script: Path, tmp_path: Path) -> 
     last = done.stdout.rstrip().splitlines()[-1]
     check_contract(last)
     assert (tmp_path / "out.jsonl").read_text().splitlines()[-1] == last
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_attention_on_a_gpu_runs_in_the_interpreter(tmp_path: Path) -> None:
+    script = BENCHMARKS / "ops" / "bench_segment_attention.py"
+    done = run(script, "--device", "interpreter", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = check_contract(done.stdout.rstrip().splitlines()[-1])
+    assert [case["suffix"] > 0 for case in found["cases"]] == [False, True]
+    assert all(case["gain"] > 0 for case in found["crossover"])
+    assert len(found["tuned"]) == 2
 
 
 def exit_of(script: Path, *options: str, patch: pytest.MonkeyPatch) -> object:

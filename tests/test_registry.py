@@ -44,7 +44,7 @@ def test_explicit_names_work_or_raise_with_every_reason() -> None:
     message = str(caught.value)
     assert "backend 'cpu' cannot run" in message
     assert "cpu: runs on cpu, the tensors are on meta" in message
-    assert "triton: merge_states has no triton backend" in message
+    assert "triton: runs on cuda, cpu, the tensors are on meta" in message
     assert "cuda: merge_states has no cuda backend" in message
     assert "reference: can run" in message
     with pytest.raises(BackendUnavailable, match="a gradient is asked for"):
@@ -81,14 +81,16 @@ def test_a_missing_extension_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyP
 
 def test_reference_on_a_gpu_warns_once() -> None:
     with pytest.warns(RuntimeWarning, match="no CUDA backend"):
-        _registry.choose("kv_write", Facts("cuda", torch.float32))
-    _registry.choose("kv_write", Facts("cuda", torch.float16))  # warnings are errors here
+        _registry.choose("kv_write", Facts("cuda", torch.float32, grad=True))
+    _registry.choose(
+        "kv_write", Facts("cuda", torch.float16, grad=True)
+    )  # warnings are errors here
 
 
 def test_explain_names_the_choice_and_the_refusals() -> None:
     text = explain("segment_attention", torch.zeros(1, dtype=torch.bfloat16))
     assert text.splitlines()[0] == "segment_attention on cpu bfloat16 (asked: auto): uses cpu"
-    assert "triton: segment_attention has no triton backend" in text
+    assert "cuda: segment_attention has no cuda backend" in text
     assert "uses reference" in explain("kv_write", torch.zeros(1, requires_grad=True))
     assert "cannot run" in explain("kv_write", torch.zeros(1), backend="cuda")
 

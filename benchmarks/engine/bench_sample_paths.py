@@ -35,14 +35,13 @@ import torch
 import transformers
 from _floor import PathsWorkload, decode_floor, describe
 from _harness import Result, add_arguments, machine_rates, measure, report, start
+from _models import DTYPES, MODEL_HELP, device_named, load_model
 from transformers import PreTrainedModel
 
 from fastsi import SamplingParams, ops
-from fastsi.api import BUILTIN, builtin_model
 from fastsi.engine import LLM
 from fastsi.engine.fused_decoder import FusedDecoder
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Difference of the two largest logits below which rounding may choose either."""
 CEILING = "fastsi-no-attention"
@@ -70,14 +69,14 @@ def parser() -> argparse.ArgumentParser:
     )
     work = result.add_argument_group("workload")
     add = work.add_argument
+    add("--model", default="builtin", metavar="MODEL", help=f"{MODEL_HELP} (default: builtin)")
     add(
-        "--model",
-        default="builtin",
-        metavar="MODEL",
-        help="folder, hub id, .gguf file, 'builtin' (the bundled base model) or 'tiny' "
-        "(random weights; needs no file) (default: builtin)",
+        "--dtype",
+        choices=sorted(DTYPES),
+        default=None,
+        help="default: float32 on a CPU, bfloat16 on a GPU",
     )
-    add("--dtype", choices=sorted(DTYPES), default="float32", help="default: float32")
+    add("--device", default="auto", help="auto (the first GPU, or the CPU), cpu or cuda")
     add(
         "--prefix-tokens",
         type=int,
@@ -133,36 +132,6 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise SystemExit(f"error: {option}={getattr(args, name)}: must be at least {low}")
     if args.temperature <= 0:
         raise SystemExit(f"error: --temperature={args.temperature}: must be above 0")
-
-
-def load_model(name: str, dtype: torch.dtype, seed: int) -> PreTrainedModel:
-    """The model in eval mode; all providers use this one."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    if name == "tiny":
-        torch.manual_seed(seed)
-        config = transformers.LlamaConfig(
-            vocab_size=512,
-            hidden_size=96,
-            intermediate_size=256,
-            num_hidden_layers=3,
-            num_attention_heads=6,
-            num_key_value_heads=2,
-            head_dim=16,
-            max_position_embeddings=4096,
-            initializer_range=0.25,
-        )
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-    else:
-        path = builtin_model() if name == BUILTIN else Path(name)
-        where: dict[str, Any] = {"pretrained_model_name_or_path": name}
-        if path.suffix == ".gguf":
-            where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-        elif path.exists():
-            where = {"pretrained_model_name_or_path": path}
-        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device)
 
 
 def make_prompts(args: argparse.Namespace, model: PreTrainedModel) -> Prompts:
@@ -326,8 +295,10 @@ def main() -> None:
     args = parser().parse_args()
     check_arguments(args)
     start(args)
+    device = device_named(args.device)
+    args.dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     dtype = DTYPES[args.dtype]
-    model = load_model(args.model, dtype, args.seed)
+    model = load_model(args.model, dtype, args.seed, device)
     prompts = make_prompts(args, model)
     baseline = Transformers(model, args)
     engines = {name: Engine(model, name, args) for name in args.providers if name in SHARING}
@@ -354,7 +325,7 @@ def main() -> None:
     names = ("prefix_tokens", "question_tokens", "questions", "paths", "new_tokens", "temperature")
     result = Result(
         workload={name: getattr(args, name) for name in names}
-        | {"model": args.model, "dtype": args.dtype}
+        | {"model": args.model, "dtype": args.dtype, "device": device.type}
         | describe(config),
         timings=timings,
         baseline=args.providers[0],

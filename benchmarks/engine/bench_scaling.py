@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 from _floor import PathsWorkload, decode_floor, describe
 from _harness import Rates, machine_rates, timed, versions
-from bench_sample_paths import CEILING, Engine, load_model, make_prompts
+from _models import DTYPES, MODEL_HELP, device_named, load_model
+from bench_sample_paths import CEILING, Engine, make_prompts
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
@@ -49,9 +50,11 @@ def parser() -> argparse.ArgumentParser:
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = result.add_argument
-    add("--model", default="builtin", help="as in bench_sample_paths.py (default: builtin)")
+    add("--model", default="builtin", help=f"{MODEL_HELP} (default: builtin)")
+    add("--device", default="auto", help="auto (the first GPU, or the CPU), cpu or cuda")
+    add("--dtype", choices=sorted(DTYPES), help="default: float32 on a CPU, bfloat16 on a GPU")
     add("--sweeps", nargs="+", choices=["prefix", "paths", "threads"],
-        default=["prefix", "paths", "threads"], help="default: all")  # fmt: skip
+        help="default: all; threads only on a CPU")  # fmt: skip
     add("--questions", type=int, default=8, metavar="N", help="prompts (default: 8)")
     add("--question-tokens", type=int, default=60, metavar="N", help="default: 60")
     add("--new-tokens", type=int, default=32, metavar="N", help="tokens per path (default: 32)")
@@ -131,10 +134,10 @@ def sweep(name: str, model: PreTrainedModel, args: argparse.Namespace) -> list[P
         points = []
         for threads in (1, most):
             torch.set_num_threads(threads)
-            rates = machine_rates(quick=args.quick)
+            rates = machine_rates(model.dtype, quick=args.quick)
             points.append(measure_point(model, args, work(standard, counts[-3:][0]), rates))
         return points
-    rates = machine_rates(quick=args.quick)
+    rates = machine_rates(model.dtype, model.device, quick=args.quick)
     if name == "prefix":
         paths = 4 if args.quick else 32
         fitting = sorted({min(prefix, room) for prefix in prefixes})
@@ -199,7 +202,13 @@ def main() -> None:
     args = parser().parse_args()
     if args.quick:
         args.questions, args.new_tokens = 2, 4
-    model = load_model(args.model, torch.float32, args.seed)
+    device = device_named(args.device)
+    on_gpu = device.type == "cuda"
+    args.sweeps = args.sweeps or ["prefix", "paths"] + ([] if on_gpu else ["threads"])
+    if on_gpu and "threads" in args.sweeps:
+        raise SystemExit("error: --sweeps threads: threads of a CPU say nothing about a GPU")
+    args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
+    model = load_model(args.model, DTYPES[args.dtype], args.seed, device)
     found = {name: sweep(name, model, args) for name in args.sweeps}
     for name, points in found.items():
         show(name, points)
@@ -214,7 +223,12 @@ def main() -> None:
     tokens = last["questions"] * last["paths"] * last["new_tokens"]
     line = json.dumps(
         {
-            "workload": {"model": args.model, "point": "last of the first sweep"}
+            "workload": {
+                "model": args.model,
+                "dtype": args.dtype,
+                "device": device.type,
+                "point": "last of the first sweep",
+            }
             | describe(model.config),
             "baseline": "fastsi",
             "providers": {

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from _harness import Floor, Rates, Result, add_arguments, machine_rates, measure_short, report
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+GPU_BACKENDS = {"cpu": ("cpu",), "cuda": ("triton",)}
+"""Backends of ours to time, by device."""
 # Largest difference from the float64 reference, as a share of its largest value.
 ALLOWED = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 2e-2}
 
 Tensors = tuple[torch.Tensor, ...]
 
 
-def parser(doc: str | None, **sizes: tuple[int, int, str]) -> argparse.ArgumentParser:
-    """A parser with one integer option per size: (default, quick default, help)."""
+def parser(
+    doc: str | None, devices: Sequence[str] = ("cpu", "cuda"), **sizes: tuple[int, int, str]
+) -> argparse.ArgumentParser:
+    """A parser with one integer option per size, (default, quick default, help), and --device."""
     made = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
     for name, (value, quick, text) in sizes.items():
         flag = "--" + name.replace("_", "-")
         made.add_argument(flag, type=int, help=f"{text} (default: {value}, quick: {quick})")
     made.add_argument("--dtype", choices=DTYPES, default="float32", help="element type")
+    made.add_argument("--device", choices=devices, default="cpu", help="default: cpu")
     add_arguments(made)
     made.set_defaults(sizes=sizes)
     return made
@@ -87,10 +92,10 @@ def finish(
         flops: floating-point operations the work cannot do without.
         moved: bytes it must read plus bytes it must write.
     """
-    rates: Rates = machine_rates(DTYPES[args.dtype], quick=args.quick)
+    rates: Rates = machine_rates(DTYPES[args.dtype], args.device, quick=args.quick)
     seconds = max(flops / rates.flops_per_s, moved / rates.bytes_per_s)
     result = Result(
-        workload=dict(workload) | {"dtype": args.dtype},
+        workload=dict(workload) | {"dtype": args.dtype, "device": args.device},
         timings=measure_short(
             providers, repeats=args.repeats, min_seconds=0.005 if args.quick else 0.2
         ),

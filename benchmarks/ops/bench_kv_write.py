@@ -1,4 +1,4 @@
-"""Scatter of new keys and values into cache pages: indexed assignment against the C++ backend."""
+"""Scatter of new keys and values into cache pages: indexed assignment against ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from _harness import start
-from _ops import DTYPES, Tensors, check, fill_sizes, finish, parser
+from _ops import DTYPES, GPU_BACKENDS, Tensors, check, fill_sizes, finish, parser
 
 from fastsi.ops import kv_write
 
@@ -35,10 +35,10 @@ def main() -> None:
     dtype = DTYPES[args.dtype]
     generator = torch.Generator().manual_seed(0)
     new = (2, sizes["rows"], sizes["kv_heads"], sizes["head_dim"])
-    k, v = torch.randn(new, generator=generator).to(dtype)
+    k, v = torch.randn(new, generator=generator).to(args.device, dtype)
     shape = (2, sizes["pages"], sizes["kv_heads"], sizes["page_size"], sizes["head_dim"])
-    cache = torch.zeros(shape, dtype=dtype)
-    slots = torch.randperm(slots_in_cache, generator=generator)[: sizes["rows"]]
+    cache = torch.zeros(shape, dtype=dtype, device=args.device)
+    slots = torch.randperm(slots_in_cache, generator=generator)[: sizes["rows"]].to(args.device)
 
     def write(backend: str) -> Tensors:
         kv_write(k, v, cache[0], cache[1], slots, backend=backend)
@@ -52,7 +52,7 @@ def main() -> None:
     flat = truth.transpose(2, 3).flatten(1, 2)  # a copy: heads and tokens change places
     flat[0, slots], flat[1, slots] = k, v
     truth = flat.unflatten(1, (sizes["pages"], sizes["page_size"])).transpose(2, 3).double()
-    backends = ("reference", "cpu")
+    backends = ("reference", *GPU_BACKENDS[args.device])
     differences = check({b: (lambda b=b: checked(b)) for b in backends}, (truth,), dtype)
     if any(differences.values()):
         raise SystemExit(f"a copy is not exact: {differences}")

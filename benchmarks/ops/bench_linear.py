@@ -29,6 +29,7 @@ SIZES = {
     "outputs": (3072, 48, "output features"),
     "megabytes": (64, 1, "float32 weights to go through, copies included"),
 }
+BACKENDS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 INT8_ALLOWED = 0.03  # largest difference of an int8 result, as a share of the largest value
 
 Call = Callable[[], tuple[torch.Tensor]]
@@ -77,30 +78,33 @@ def main() -> None:
     """Check, time, print."""
     args = parser(__doc__, **SIZES).parse_args()
     start(args)
-    if args.dtype != "float32":
-        raise SystemExit(f"--dtype={args.dtype}: rows are float32")
+    if args.device == "cpu" and args.dtype != "float32":
+        raise SystemExit(f"--dtype={args.dtype}: rows are float32 on a CPU")
     sizes = fill_sizes(args)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(sizes["rows"], sizes["inputs"], generator=generator)
     weight = torch.randn(sizes["outputs"], sizes["inputs"], generator=generator)
+    x, weight = (tensor.to(args.device, DTYPES[args.dtype]) for tensor in (x, weight))
     weights = [weight.clone() for _ in range(max(1, (sizes["megabytes"] << 20) // weight.nbytes))]
-    out = torch.empty(sizes["rows"], sizes["outputs"])
+    out = x.new_empty(sizes["rows"], sizes["outputs"])
 
-    def packed(mode: str) -> Call:
+    def packed(mode: str, backend: str) -> Call:
         made = [pack_weight([each], mode=mode) for each in weights]
-        return in_turn([lambda p=p: linear(x, p, out=out, backend="cpu") for p in made])
+        return in_turn([lambda p=p: linear(x, p, out=out, backend=backend) for p in made])
 
     exact: dict[str, Call] = {
         "torch": in_turn([lambda w=w: torch.nn.functional.linear(x, w) for w in weights]),
-        "cpu": packed("fp32"),
     }
-    engines = {f"torch-{name}": torch_int8(name, x, weights) for name in ("fbgemm", "onednn")}
-    found = {"cpu-int8": packed("int8"), **engines}
+    exact |= {name: packed("fp32", name) for name in BACKENDS[args.device]}
+    found: dict[str, Call | None] = {}
+    if args.device == "cpu":
+        engines = {f"torch-{name}": torch_int8(name, x, weights) for name in ("fbgemm", "onednn")}
+        found = {"cpu-int8": packed("int8", "cpu"), **engines}
     rounded = {name: run for name, run in found.items() if run is not None}
     truth = (torch.nn.functional.linear(x.double(), weight.double()),)
     differences = check(exact, truth, DTYPES[args.dtype])
     differences |= check(rounded, truth, DTYPES[args.dtype], allowed=INT8_ALLOWED)
-    product = integers_only(x, weights)
+    product = integers_only(x, weights) if args.device == "cpu" else None
     integers = {} if product is None else {"torch-int_mm": product}
     finish(
         args,
@@ -110,7 +114,7 @@ def main() -> None:
         rows=sizes["rows"],
         flops=2.0 * sizes["rows"] * weight.numel(),
         moved=float(weight.nbytes + x.nbytes + out.nbytes),
-        note="weights and rows read once, results written once; rates of float32",
+        note=f"weights and rows read once, results written once; rates of {args.dtype}",
         differences=differences,
     )
 

@@ -31,28 +31,31 @@ def main() -> None:
     sizes = fill_sizes(args)
     rng = random.Random(0)
     pieces = [SENTENCE[at : at + 3].encode() for at in range(0, len(SENTENCE), 3)]
-    table = ops.TokenBytes.from_parts(pieces, [0] * len(pieces))
-    rules = ops.StopRules.make([(STOPS, True, True)])
+    tables = {"cpu": ops.TokenBytes.from_parts(pieces, [0] * len(pieces))}
+    made = {"cpu": ops.StopRules.make([(STOPS, True, True)])}
+    width = made["cpu"].width
+    if args.device == "cuda":
+        tables["cuda"], made["cuda"] = tables["cpu"].to("cuda"), made["cpu"].to("cuda")
     slots = torch.arange(sizes["rows"])
     begin = torch.tensor([rng.randrange(len(pieces)) for _ in range(sizes["rows"])])
 
     def run(backend: str) -> Tensors:
-        state = ops.StopState.make(sizes["rows"], rules.width)
+        device = "cuda" if backend == "cuda" else "cpu"
+        state = ops.StopState.make(sizes["rows"], width, device)
         state.rule.zero_()
+        first, places = begin.to(device), slots.to(device)
+        given = (places, tables[device], made[device], state)
         hits = [
-            ops.match_stop(
-                (begin + step) % len(pieces), slots, table, rules, state, backend=backend
-            )
+            ops.match_stop((first + step) % len(pieces), *given, backend=backend)
             for step in range(sizes["steps"])
         ]
-        return (torch.stack(hits).double(),)
+        return (torch.stack(hits).double().cpu(),)
 
     truth = run("reference")
     if not truth[0].any():
         raise SystemExit("no text was completed; the sizes are too small to check anything")
-    backends = ("reference", "cpu")
+    backends = ("reference", "cpu", *(["cuda"] if args.device == "cuda" else []))
     differences = check({b: (lambda b=b: run(b)) for b in backends}, truth, torch.float64)
-    width = rules.width
     finish(
         args,
         "match_stop",

@@ -1,4 +1,4 @@
-"""Merge of partial attention results: plain torch reference against the C++ backend."""
+"""Merge of partial attention results: plain torch against the C++ backend, on CUDA Triton's."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def main() -> None:
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     generator = torch.Generator().manual_seed(0)
     shape = (sizes["parts"], sizes["rows"], sizes["heads"], sizes["head_dim"])
-    outs = torch.randn(shape, generator=generator).to(dtype)
-    lses = torch.randn(shape[:3], generator=generator).to(sums)
+    outs = torch.randn(shape, generator=generator).to(args.device, dtype)
+    lses = torch.randn(shape[:3], generator=generator).to(args.device, sums)
+    ours = "triton" if args.device == "cuda" else "cpu"
     providers = {
         "reference": lambda: merge_states(outs, lses, backend="reference"),
-        "cpu": lambda: merge_states(outs, lses, backend="cpu"),
+        ours: lambda: merge_states(outs, lses, backend=ours),
     }
     truth = merge_states(outs.double(), lses.double(), backend="reference")
     moved = (outs.nbytes + lses.nbytes) * (1 + 1 / sizes["parts"])

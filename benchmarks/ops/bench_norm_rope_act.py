@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from _harness import start
-from _ops import DTYPES, Tensors, check, fill_sizes, finish, parser
+from _ops import DTYPES, GPU_BACKENDS, Tensors, check, fill_sizes, finish, parser
 
 from fastsi.ops import act_mul, rms_norm, rope_kv_write
 
@@ -36,7 +36,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        made = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return made.to(args.device, dtype)
 
     rows, hidden, dim = sizes["rows"], sizes["hidden"], sizes["head_dim"]
     heads = [sizes["q_heads"], sizes["kv_heads"], sizes["kv_heads"]]
@@ -44,10 +45,10 @@ def main() -> None:
     gate, up = normal(rows, sizes["intermediate"]), normal(rows, sizes["intermediate"])
     fused = normal(rows, sum(heads), dim)
     angle = torch.rand(rows, dim // 2, generator=generator, dtype=torch.float64) * 100
-    cos, sin = (torch.cat([t, t], -1).to(dtype) for t in (angle.cos(), angle.sin()))
+    cos, sin = (torch.cat([t, t], -1).to(args.device, dtype) for t in (angle.cos(), angle.sin()))
     pages = -(-rows // PAGE_SIZE)
-    cache = torch.zeros(2, pages, heads[1], PAGE_SIZE, dim, dtype=dtype)
-    slots = torch.arange(rows)
+    cache = torch.zeros(2, pages, heads[1], PAGE_SIZE, dim, dtype=dtype, device=args.device)
+    slots = torch.arange(rows, device=args.device)
 
     def run(backend: str, wide: bool = False) -> Tensors:
         def own(tensor: torch.Tensor) -> torch.Tensor:
@@ -76,7 +77,7 @@ def main() -> None:
     providers = {
         "torch": plain,
         "reference": lambda: run("reference"),
-        "cpu": lambda: run("cpu"),
+        **{name: (lambda name=name: run(name)) for name in GPU_BACKENDS[args.device]},
     }
     differences = check(providers, run("reference", wide=True), dtype)
     item = dtype.itemsize

@@ -4,20 +4,28 @@ Providers: torch's own attention over gathered keys and values (what a model wit
 does; gathering is not timed), the C++ backend with every path reading the prefix for itself, with
 shared spans, and with shared spans in a bfloat16 cache. "shared spans alone" and "path spans alone"
 split the time of the third in two. `--chunk N` times a prefill chunk of N tokens instead.
+
+`--device cuda` times the Triton backend instead (`_attention_gpu.py`): sharing, every row for
+itself and torch, as shares of the floor; where sharing wins; and the fastest splits and tiles.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from _harness import start
+from _attention_gpu import Case, crossover, measure, tune
+from _harness import start, versions
 from _ops import DTYPES, Tensors, check, fill_sizes, finish, parser
 
 from fastsi.ops import SegmentPlan, segment_attention
@@ -137,12 +145,61 @@ def gathered(plan: SegmentPlan, cache: torch.Tensor) -> tuple[torch.Tensor, torc
     return flat[padded].transpose(1, 2).contiguous(), seen
 
 
+def on_device(args: argparse.Namespace) -> None:
+    """Check, time and print the Triton backend; without a GPU only toy sizes, interpreted."""
+    device = torch.device(args.device)
+    toy = Case(groups=1, paths=2, prefix=40, suffix=5, q_heads=2, kv_heads=1, head_dim=16)
+    found = {
+        "cases": measure(device, quick=args.quick),
+        "crossover": crossover(device, quick=args.quick),
+        "tuned": tune(device, toy if args.quick else Case(suffix=512), quick=args.quick)[:5],
+    }
+    for case in found["cases"]:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in case["share"].items())
+        print(f"prefix {case['prefix']}, suffixes to {case['suffix']}: of the floor {shares}")
+    for case in found["crossover"]:
+        sizes = f"prefix {case['prefix']} x {case['paths']} paths x {case['kv_heads']} KV heads"
+        print(f"{sizes}: sharing {case['gain']:.2f}x")
+    for one in found["tuned"]:
+        print(one)
+    line = json.dumps(_contract(found["cases"]) | found)
+    if args.json_out is not None:
+        with args.json_out.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    print(line)
+
+
+def _contract(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """The keys every benchmark has, from the case without suffixes nearest to 4,096 tokens."""
+    case = min(cases, key=lambda one: (one["suffix"], abs(one["prefix"] - 4096)))
+    seconds = case["seconds"]
+    base = seconds["every row for itself"]
+    tokens = case["groups"] * case["paths"]
+    return {
+        "workload": {name: case[name] for name in case if name not in ("seconds", "share")},
+        "baseline": "every row for itself",
+        "providers": {
+            name: {"seconds": value, "tokens_per_s": tokens / value}
+            for name, value in seconds.items()
+        },
+        "ratios": {name: base / value for name, value in seconds.items()},
+        "floor": {"seconds": case["floor_seconds"], "share": case["share"]},
+        "versions": versions(),
+    }
+
+
 def main() -> None:
     """Check, time, print."""
-    made = parser(__doc__, **SIZES)
+    made = parser(__doc__, ("cpu", "cuda", "interpreter"), **SIZES)
     made.add_argument("--chunk", type=int, default=0, help="prefill so many tokens (0: decode)")
     args = made.parse_args()
     start(args)
+    if args.device != "cpu":
+        if args.device == "interpreter":
+            os.environ["TRITON_INTERPRET"] = "1"  # before the backend is imported
+            args.device, args.quick = "cpu", True
+        on_device(args)
+        return
     sizes = fill_sizes(args)
     if args.chunk < 0:
         raise SystemExit(f"--chunk={args.chunk}: must be 0 or more")

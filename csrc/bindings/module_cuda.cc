@@ -16,6 +16,15 @@ PYBIND11_MODULE(_C_cuda, m) {
   m.def("device_count", &fastsi::cuda::device_count);
   m.def("device_name", &fastsi::cuda::device_name, pybind11::arg("device"));
   m.def("runtime_version", &fastsi::cuda::runtime_version);
+  m.def(
+      "match_stop",
+      [](const TensorView& tokens, const TensorView& slots, const std::array<TensorView, 3>& table,
+         const std::array<TensorView, 5>& rules, const std::array<TensorView, 4>& state,
+         const TensorView& scratch, const TensorView& hit, std::uintptr_t stream) {
+        fastsi::cuda::match_stop(tokens, slots, {table[0], table[1], table[2]},
+                                 {rules[0], rules[1], rules[2], rules[3], rules[4]},
+                                 {state[0], state[1], state[2], state[3]}, scratch, hit, stream);
+      });
   m.def("read_path_keys",
         [](const TensorView& tokens, const TensorView& path_indptr,
            const std::array<TensorView, 3>& table, bool strip_first_blank,

@@ -4,214 +4,13 @@
 #include <cstring>
 #include <string>
 
+#include "fastsi/match_stop_rules.h"
+
 namespace fastsi {
 namespace {
 
-using Text = std::string_view;
-constexpr auto kNone = Text::npos;
-constexpr std::size_t kMaxValue = 64;
-constexpr int kMaxWords = 5;
 constexpr std::uint8_t kSpecialToken = 1;  // flag of fastsi.ops.TokenBytes
-
-bool in(char byte, Text set) { return set.find(byte) != kNone; }
-bool is_blank(char byte) { return in(byte, " \t\n\r"); }
-bool is_trigger(char byte) { return byte == '}' || byte == '>' || is_blank(byte); }
-char lower(char byte) { return 'A' <= byte && byte <= 'Z' ? static_cast<char>(byte | 0x20) : byte; }
-bool is_letter(char byte) { return 'a' <= lower(byte) && lower(byte) <= 'z'; }
-bool is_digit(char byte) { return '0' <= byte && byte <= '9'; }
-bool is_word(char byte) {
-  return is_letter(byte) || is_digit(byte) || static_cast<unsigned char>(byte) >= 0x80;
-}
-bool says_something(Text text) { return std::any_of(text.begin(), text.end(), is_word); }
-
-// `want` is in lower case.
-bool same(Text text, Text want) {
-  return text.size() == want.size() && std::equal(text.begin(), text.end(), want.begin(),
-                                                  [](char a, char b) { return lower(a) == b; });
-}
-bool starts(Text text, Text want) { return same(text.substr(0, want.size()), want); }
-bool ends(Text text, Text want) {
-  return text.size() >= want.size() && same(text.substr(text.size() - want.size()), want);
-}
-
-// Start of the last `want` in `text`, in any case.
-std::size_t find_last(Text text, Text want) {
-  for (std::size_t at = text.size(); at >= want.size(); --at) {
-    if (same(text.substr(at - want.size(), want.size()), want)) return at - want.size();
-  }
-  return kNone;
-}
-
-// The rules below see a window of the text whose last byte is the trigger; `whole` says whether the
-// window begins where the text does. They return where the answer ends in the window, or kNone.
-
-bool escaped(Text window, std::size_t at) {
-  std::size_t first = at;
-  while (first > 0 && window[first - 1] == '\\') --first;
-  return (at - first) % 2 == 1;
-}
-
-std::size_t box(Text window) {
-  const std::size_t at = window.size() - 1;
-  if (escaped(window, at)) return kNone;
-  int depth = 0;
-  std::size_t open = kNone;
-  for (std::size_t i = at + 1; i-- > 0;) {
-    if ((window[i] != '{' && window[i] != '}') || escaped(window, i)) continue;
-    depth += window[i] == '}' ? 1 : -1;
-    if (depth <= 0) {
-      open = i;
-      break;
-    }
-  }
-  if (open == kNone || depth < 0) return kNone;
-  std::size_t name = open;
-  while (name > 0 && is_blank(window[name - 1])) --name;
-  const Text before = window.substr(0, name);
-  const auto ends_with = [&](Text want) {
-    return before.size() >= want.size() && before.substr(before.size() - want.size()) == want;
-  };
-  const bool named = ends_with("\\boxed") || ends_with("\\fbox");
-  return named && says_something(window.substr(open + 1, at - open - 1)) ? at + 1 : kNone;
-}
-
-std::size_t tag(Text window) {
-  constexpr Text kOpen = "<answer>", kClose = "</answer>";
-  if (!ends(window, kClose)) return kNone;
-  const Text before = window.substr(0, window.size() - kClose.size());
-  const std::size_t begin = find_last(before, kOpen);
-  if (begin == kNone) return kNone;
-  return says_something(before.substr(begin + kOpen.size())) ? window.size() : kNone;
-}
-
-bool is_number(Text value) {
-  if (in(value.back(), "+-*/=,([{<:\\")) return false;
-  int words = 0;
-  for (std::size_t i = 0; i < value.size(); ++i) {
-    if (value[i] == '.' && i + 1 < value.size() && in(value[i + 1], " \t")) return false;
-    words += is_letter(value[i]) && (i == 0 || !is_letter(value[i - 1]));
-  }
-  return words <= kMaxWords;
-}
-
-bool is_value(Text text) {
-  std::size_t begin = 0, end = text.size();
-  bool bracket = false;
-  for (; begin < end; ++begin) {
-    const char byte = text[begin];
-    if (byte == '\\' && begin + 1 < end && in(text[begin + 1], "([")) {
-      ++begin;
-    } else if (in(byte, "([")) {
-      bracket = true;
-    } else if (!in(byte, " \t$*_{\"+-~")) {
-      break;
-    }
-  }
-  while (end > begin && in(text[end - 1], " \t\r$*_")) --end;
-  if (begin >= end || end - begin > kMaxValue) return false;
-  const Text value = text.substr(begin, end - begin);
-  const std::size_t size = value.size();
-  if (in('\n', value)) return false;
-  if (is_digit(value[0]) || (size > 1 && value[0] == '.' && is_digit(value[1]))) {
-    return is_number(value);
-  }
-  for (Text name : {"\\frac", "\\dfrac", "\\tfrac"}) {
-    if (starts(value, name)) return is_number(value);
-  }
-  for (Text word : {"yes", "no", "true", "false"}) {
-    if (starts(value, word) && (size == word.size() || value[word.size()] == ',')) return true;
-  }
-  const char letter = lower(value[0]);
-  if (size > 2 || letter < 'a' || letter > 'j' || (size == 2 && !in(value[1], ")]"))) return false;
-  return bracket || size == 2 || letter <= 'd' || value[0] != letter;
-}
-
-std::size_t hash(Text window, bool whole) {
-  const std::size_t end = window.size() - 1;
-  const Text before = window.substr(0, end);
-  const std::size_t newline = before.rfind('\n');
-  if (newline == kNone && !whole) return kNone;  // the line begins before the window
-  std::size_t line = newline == kNone ? 0 : newline + 1;
-  while (line < end && in(window[line], " \t")) ++line;
-  std::size_t value = line;
-  while (value < end && window[value] == '#') ++value;
-  return value - line >= 4 && is_value(before.substr(value)) ? end : kNone;
-}
-
-std::size_t skip(Text text, std::size_t at, Text what) {
-  while (at < text.size() && in(text[at], what)) ++at;
-  return at;
-}
-
-// Whether a mark and a value fill the end of `text`.
-bool phrase(Text text) {
-  const auto is = [&](std::size_t at, char want) {
-    return at < text.size() && lower(text[at]) == want;
-  };
-  std::size_t at = find_last(text, "answer");
-  if (at == kNone || (at > 0 && is_letter(text[at - 1]))) return false;
-  at += 6;
-  if (is(at, 's')) ++at;
-  at = skip(text, at, " \t*_");
-  if (is(at, 'i') && is(at + 1, 's') && (at + 2 >= text.size() || !is_letter(text[at + 2]))) {
-    at = skip(text, at + 2, " \t*_");
-    if (is(at, ':')) ++at;
-  } else if (is(at, ':')) {
-    ++at;
-  } else {
-    return false;
-  }
-  return is_value(text.substr(skip(text, at, " \t\r\n*_")));
-}
-
-std::size_t by_rule(Text window, bool whole) {
-  const char byte = window.back();
-  if (byte == '}') return box(window);
-  if (byte == '>') return tag(window);
-  const std::size_t at = window.size() - 1;
-  if (byte == '\n') {
-    const std::size_t end = hash(window, whole);
-    if (end != kNone) return end;
-  }
-  std::size_t stop = at;
-  while (stop > 0 && in(window[stop - 1], "\"')*]")) --stop;
-  if (stop > 0 && in(window[stop - 1], ".!")) {
-    return phrase(window.substr(0, stop - 1)) ? stop : kNone;
-  }
-  return byte == '\n' && phrase(window.substr(0, at)) ? at : kNone;
-}
-
-std::size_t completed(Text window, bool whole) {
-  const std::size_t end = by_rule(window, whole);
-  if (end == kNone) return kNone;
-  const std::size_t thought = window.rfind("</think>");
-  if (thought == kNone) return end;
-  // Nothing is left where the trigger is the end of the thought itself.
-  const std::size_t low = std::min(thought + 8, window.size() - 1);
-  const std::size_t after = by_rule(window.substr(low), false);
-  return after == kNone ? kNone : low + after;
-}
-
-// Looks at the bytes from `from` on; keeps `thinking` up to date even after an answer was found.
-std::int64_t scan(Text text, std::size_t from, std::size_t begin, bool* thinking) {
-  std::int64_t found = -1;
-  for (std::size_t at = from; at < text.size(); ++at) {
-    if (!is_trigger(text[at])) continue;
-    if (text[at] == '>') {
-      const auto tail = [&](std::size_t size) {
-        return text.substr(at + 1 - std::min(size, at + 1), std::min(size, at + 1));
-      };
-      if (tail(7) == "<think>") *thinking = true;
-      if (tail(8) == "</think>") *thinking = false;
-    }
-    if (*thinking || at < begin || found >= 0) continue;
-    const auto size = std::min<std::size_t>(at + 1, kAnswerWindow);
-    const std::size_t low = at + 1 - size;
-    const std::size_t end = completed(text.substr(low, size), low == 0);
-    if (end != kNone) found = static_cast<std::int64_t>(low + end);
-  }
-  return found;
-}
+static_assert(stop::kWindow == kAnswerWindow, "the state holds what the rules look at");
 
 template <typename T>
 T* writable(const char* name, const TensorView& view, DType dtype, std::int64_t size) {
@@ -237,7 +36,7 @@ struct Strings {
     FASTSI_CHECK(count >= 0 && indptr[0] == 0 && indptr[count] <= data.shape[0], name,
                  ": offsets must begin with 0 and end within the bytes");
   }
-  Text operator[](std::int64_t i) const {
+  std::string_view operator[](std::int64_t i) const {
     return {bytes + indptr[i], static_cast<std::size_t>(indptr[i + 1] - indptr[i])};
   }
 };
@@ -245,7 +44,8 @@ struct Strings {
 }  // namespace
 
 std::int64_t first_answer(std::string_view text, std::int64_t begin, bool thinking) {
-  return scan(text, 0, static_cast<std::size_t>(std::max<std::int64_t>(begin, 0)), &thinking);
+  return stop::scan({text.data(), text.size()}, 0,
+                    static_cast<std::size_t>(std::max<std::int64_t>(begin, 0)), &thinking);
 }
 
 void match_stop(const TensorView& tokens, const TensorView& slots, const TokenBytes& table,
@@ -285,12 +85,11 @@ void match_stop(const TensorView& tokens, const TensorView& slots, const TokenBy
     const auto had = static_cast<std::size_t>(length[s]);
     text.assign(tail, had);
     text += bytes[token[r]];
-    for (std::int64_t i = classes[which]; i < classes[which + 1] && !out[r]; ++i) {
-      const std::size_t from = had - std::min(had, strings[i].size() - 1);
-      out[r] = text.find(strings[i], from) != kNone;
-    }
+    const stop::Text whole(text.data(), text.size());
+    out[r] = stop::completes(whole, had, strings.bytes, strings.indptr, classes[which],
+                             classes[which + 1]);
     bool thinks = thinking[s] != 0;
-    if (answers[which] && scan(text, had, 0, &thinks) >= 0) out[r] = 1;
+    if (answers[which] && stop::scan(whole, had, 0, &thinks) >= 0) out[r] = 1;
     thinking[s] = thinks;
     const std::size_t keep = std::min(text.size(), static_cast<std::size_t>(width));
     std::memcpy(tail, text.data() + text.size() - keep, keep);

@@ -50,6 +50,7 @@ class LayerCall:
     """What a layer asks of attention, the same at every step."""
 
     shape: LayerShape
+    q_heads: int
     scale: float | None
     softcap: float | None
     window: int | None
@@ -102,7 +103,13 @@ def segment_attention_forward(
     layer: int = module.layer_idx  # type: ignore[assignment]
     if isinstance(fastsi_step, ProbeContext):
         shape = LayerShape(kv_heads=key.shape[1], head_dim=key.shape[3])
-        call = LayerCall(shape=shape, scale=scaling, softcap=softcap, window=sliding_window)
+        call = LayerCall(
+            shape=shape,
+            q_heads=query.shape[1],
+            scale=scaling,
+            softcap=softcap,
+            window=sliding_window,
+        )
         _probe(fastsi_step, layer, query, key, value, attention_mask, other)
         fastsi_step.layers[layer] = call
         # Any output of the right shape does: only what the layers ask for is of interest.

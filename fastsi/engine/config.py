@@ -9,6 +9,7 @@ from fastsi.errors import ConfigError
 
 Sharing = Literal["tree", "prefill", "none"]
 KVDtype = Literal["auto", "float32", "bfloat16"]
+Graphs = Literal["auto", "capture", "eager", "off"]
 LogprobsMode = Literal["raw_logprobs", "full_logprobs", "processed_logprobs"]
 _BLOCK = 128
 """Tokens. Smaller blocks share more of unequal prompts, larger ones make fewer spans."""
@@ -40,6 +41,13 @@ class EngineConfig:
     deterministic: bool = False
     """Same bits for a path in every batch: prompts are cut into blocks of fixed size, so that the
     order of attention's sums does not follow from where other prompts differ."""
+    pipeline: bool | Literal["auto"] = "auto"
+    """Launch a step before the tokens of the last one are on the host; auto: on a GPU. A path is
+    the same either way."""
+    graphs: Graphs = "auto"
+    """Replay steps of up to ``max_batch_rows`` rows as CUDA graphs. auto: on a GPU, where the model
+    runs through `FusedDecoder` on backends that can be recorded; capture: wherever it does; eager:
+    fill the graphs' buffers and run the ops one by one, on any device, to look for faults."""
     seed: int = 0
     """Seed of requests that bring none; mixed with a count of calls."""
 
@@ -49,10 +57,13 @@ class EngineConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name}={value!r}: must be an integer >= 1")
-        for name, choices in (("sharing", Sharing), ("logprobs_mode", LogprobsMode)):
+        named = (("sharing", Sharing), ("logprobs_mode", LogprobsMode), ("graphs", Graphs))
+        for name, choices in named:
             if getattr(self, name) not in get_args(choices):
                 names = ", ".join(get_args(choices))
                 raise ConfigError(f"{name}={getattr(self, name)!r}: must be one of {names}")
+        if self.pipeline != "auto" and not isinstance(self.pipeline, bool):
+            raise ConfigError(f"pipeline={self.pipeline!r}: must be auto, True or False")
         if not isinstance(self.seed, int) or abs(self.seed) >= 2**63:
             raise ConfigError(f"seed={self.seed!r}: must be a 64-bit integer")
 

@@ -14,10 +14,11 @@ from fastsi.engine.control import GroupController
 from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.kv_pool import KVPool
 from fastsi.engine.model_runner import ModelRunner
+from fastsi.engine.pipeline import Flight, Pipeline
 from fastsi.engine.plan import Step
 from fastsi.engine.prefix_tree import PrefixTree
 from fastsi.engine.requests import Group, PathParams, PathState
-from fastsi.engine.sampler import Sampler, score_tokens, top_logprobs
+from fastsi.engine.sampler import Sampler, collect_top, score_tokens, top_logprobs
 from fastsi.engine.scheduler import Scheduler
 from fastsi.engine.stats import EngineStats
 from fastsi.engine.stops import StopFinder
@@ -63,9 +64,14 @@ class Engine:
         )
         self.tree = PrefixTree(self.pool, config.prefix_block)
         self.stats = EngineStats(kv_bytes_per_token=self.pool.bytes_per_token)
-        self.scheduler = Scheduler(config, self.pool, self.tree, self.stats, runner.device)
+        self.scheduler = Scheduler(config, self.pool, self.tree, self.stats)
         self._stops = StopFinder(detokenizer, config.max_batch_rows)
         self._sampler = Sampler(config.logprobs_mode)
+        ahead = runner.device.type == "cuda" if config.pipeline == "auto" else config.pipeline
+        self._pipeline = Pipeline(config.max_batch_rows, runner.device, ahead=ahead)
+        runner.use_graphs(
+            config.graphs, self.pool, self._pipeline.tokens, max_rows=config.max_batch_rows
+        )
         self._calls = 0
 
     def run(
@@ -102,29 +108,62 @@ class Engine:
                             for dropped in self._consult(path.group.controller, path, results):
                                 on_finish(dropped)
         finally:
+            self._pipeline.take()  # rows of paths that have ended
             self.scheduler.abort()
             self.tree.prune()
         return results
 
     def step(self) -> list[PathState]:
-        """One forward pass; returns the paths that ended with it."""
-        stats = self.stats
+        """One forward pass; returns the paths that ended, as far as the host has seen.
+
+        With the pipeline on, tokens are read one step late: those of the last step after this one
+        has been launched.
+        """
+        stats, table = self.stats, self.scheduler.table
+        if self._pipeline.flight is not None and not self.scheduler.can_run_ahead():
+            ended = self._land(self._pipeline.take())
+            if ended:  # what is to run next may depend on them
+                return ended
         with stats.phase("schedule"):
             step = self.scheduler.schedule()
         with stats.phase("forward"):
-            logits = self._runner.forward(step, self.pool)
+            logits = self._runner.forward(step, self.pool, self._pipeline.tokens)
         with stats.phase("sample"):
             self._score_given(step, logits)
-            drawn = self._sampler.sample(
-                logits, self.scheduler.table, step.draw_slots, step.draw_rows
-            )
-        with stats.phase("text"):
-            ends = self._stops.find(self.scheduler.table, step.draw_slots, drawn.tokens)
+            drawn = self._sampler.draw(logits, table, step.draw_slots, step.draw_rows)
+            before = self._pipeline.launch(step, table, drawn)
         with stats.phase("commit"):
-            ended = self.scheduler.commit(step, drawn.tokens, drawn.logprobs, ends)
+            ended = self.scheduler.advance(step)
         stats.steps += 1
-        stats.generated_tokens += len(step.draw_slots)
+        ended += self._land(before)
+        if self._pipeline.must_land(step, table):
+            ended += self._land(self._pipeline.take(), logits)
         stats.peak_pages = max(stats.peak_pages, self.pool.peak_used)
+        return ended
+
+    def _land(self, flight: Flight | None, logits: torch.Tensor | None = None) -> list[PathState]:
+        """Read the tokens of a launched step; returns the paths that ended with them.
+
+        Args:
+            flight: the step; None: there is none.
+            logits: of the step, where they are still those.
+        """
+        if flight is None:
+            return []
+        stats, table = self.stats, self.scheduler.table
+        with stats.phase("sample"):
+            landed = flight.land(table)
+            if logits is not None:
+                drawn = (landed.slots, landed.rows, landed.tokens, landed.logprobs)
+                collect_top(logits, table, *drawn)
+        with stats.phase("text"):
+            ends = self._stops.find(table, landed.slots, landed.tokens)
+        with stats.phase("commit"):
+            ended = self.scheduler.commit(
+                landed.slots, landed.at, landed.tokens, landed.logprobs, ends
+            )
+        stats.generated_tokens += len(landed.slots)
+        stats.dropped_tokens += landed.num_dropped
         return ended
 
     def _consult(

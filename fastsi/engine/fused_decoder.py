@@ -7,7 +7,7 @@ computes, on a few tokens, what the model's own forward computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from fastsi.engine import packed_layers
 from fastsi.engine.attention import LayerCall, StepContext
 from fastsi.engine.module_swaps import MLP_PARTS, activation_of
 from fastsi.engine.packed_layers import PackedLayers, Stamper
-from fastsi.ops._memory import aligned
+from fastsi.ops._memory import reserve
 
 if TYPE_CHECKING:
     from fastsi.engine.compiled_layers import CompiledLayers
@@ -32,6 +32,8 @@ _DECODER = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _LAYER_OPS = ("norm_rope_act", "linear", "segment_attention")
 _FIRST_POSITIONS = 1024
 _Run = Callable[..., torch.Tensor]
+Buffers = dict[str, torch.Tensor]
+"""Results between ops, by name."""
 
 
 class NotFused(Exception):
@@ -72,7 +74,13 @@ class FusedDecoder:
     """The pass for one model; holds its modules and the packed copies of their weights."""
 
     def __init__(
-        self, model: PreTrainedModel, calls: Sequence[LayerCall], mode: str, longest: int
+        self,
+        model: PreTrainedModel,
+        calls: Sequence[LayerCall],
+        mode: str,
+        longest: int,
+        *,
+        deterministic: bool = False,
     ) -> None:
         """Take the model apart.
 
@@ -81,30 +89,61 @@ class FusedDecoder:
             calls: what each layer asked of attention.
             mode: arithmetic of the products, see `ops.pack_weight`.
             longest: most positions a sequence may have, tokens.
+            deterministic: as in `PackedLayers`.
 
         Raises:
             NotFused: it is built in another way.
         """
         decoder, head = _parts(model)
+        packing = _Packing(mode, deterministic)
         self._embed: nn.Module = decoder["embed_tokens"]
         self._rotary: nn.Module = decoder["rotary_emb"]
         self._norm = _norm(decoder["norm"], "norm")
-        self._head = PackedLayers([_linear(head, "lm_head")], mode)
+        self._head = packing.of([packing.linear(head, "lm_head")])
         layers = list(decoder["layers"].children())
         if len(layers) != len(calls):
             raise NotFused(f"{len(layers)} layers, of which {len(calls)} attend")
         self._layers = [
-            _layer(module, call, mode, f"layers.{number}")
+            _layer(module, call, packing, f"layers.{number}")
             for number, (module, call) in enumerate(zip(layers, calls, strict=True))
         ]
         self._longest = longest
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._buffers: dict[str, torch.Tensor] = {}
+        self._buffers: Buffers = {}
         sizes = {
             (one.qkv.out_features, one.gate_up.out_features, one.call.shape) for one in self._layers
         }
-        self._alike = len(sizes) == 1
+        self.alike = len(sizes) == 1
+        """Whether all layers have the same sizes."""
+        self._where: tuple[int, ...] = ()
+        self.version = 0
+        """Changes when memory that `forward` reads, other than its arguments, is another."""
         self._compiled: CompiledLayers | None = None
+
+    def _read_in_place(self) -> Iterator[torch.Tensor]:
+        """Weights that have no packed copy."""
+        yield from self._embed.parameters()
+        yield self._norm.weight
+        for layer in self._layers:
+            for norm in (layer.before, layer.q_norm, layer.k_norm, layer.between):
+                if norm is not None:
+                    yield norm.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of rows and weights."""
+        return self._norm.weight.dtype
+
+    def reserve(self, rows: int) -> Buffers:
+        """Memory for passes of up to ``rows`` rows that stays where it is."""
+        like = self._norm.weight.new_empty(rows, 1)
+        sizes = {"normed": len(self._norm.weight), "logits": self._head.out_features}
+        sizes["qkv"] = max(layer.qkv.out_features for layer in self._layers)
+        sizes["gated"] = max(layer.gate_up.out_features for layer in self._layers)
+        made: Buffers = {}
+        for name, columns in sizes.items():
+            _buffer(made, name, like, columns)
+        return made
 
     @property
     def products(self) -> list[PackedLayers]:
@@ -117,9 +156,15 @@ class FusedDecoder:
     def refresh(self, stamp: Stamper) -> None:
         """Pack what has changed; tables of positions are made anew."""
         self._compiled = None  # first, since it holds on to what is packed
-        for product in self.products:
-            product.refresh(stamp)
-        self._tables = None
+        repacked = [product.refresh(stamp) for product in self.products]
+        where = tuple(weight.data_ptr() for weight in self._read_in_place())
+        self.version += any(repacked) or where != self._where
+        self._where = where
+        if self._tables is not None and not self._tables[0].is_cuda:
+            self._tables = None
+        elif self._tables is not None:  # in place: recorded graphs read them
+            for table, fresh in zip(self._tables, self._rotary_tables(self._longest), strict=True):
+                table.copy_(fresh)
 
     def forward(
         self,
@@ -129,8 +174,9 @@ class FusedDecoder:
         keep: torch.Tensor,
         *,
         plain: bool = False,
+        buffers: Buffers | None = None,
     ) -> torch.Tensor:
-        """Logits [L, vocab] of some rows, valid until the next call.
+        """Logits [L, vocab] of some rows, valid until the next call with the same buffers.
 
         Args:
             ids: int64 [R].
@@ -138,17 +184,19 @@ class FusedDecoder:
             context: caches, slots and plan of the step.
             keep: int64 [L], rows whose logits are wanted.
             plain: let the model's own layers make the products, in place of the packed copies.
+            buffers: memory for results between ops; None: the decoder's own.
         """
+        held = self._buffers if buffers is None else buffers
         run: _Run = PackedLayers.plain if plain else PackedLayers.__call__
         tables = self._rotations(positions)
         hidden = self._embed(ids)
         if not plain and self._in_one_call(hidden):
-            self._run_compiled(hidden, tables, context)
+            self._run_compiled(hidden, tables, context, held)
         else:
-            self._run_ops(hidden, tables, context, run)
+            self._run_ops(hidden, tables, context, run, held)
         kept = hidden[keep]
         ops.rms_norm(kept, self._norm.weight, self._norm.eps, out=kept)
-        return run(self._head, kept, out=self._buffer("logits", len(kept), self._head.out_features))
+        return run(self._head, kept, out=_buffer(held, "logits", kept, self._head.out_features))
 
     def _run_ops(
         self,
@@ -156,66 +204,80 @@ class FusedDecoder:
         tables: tuple[torch.Tensor, torch.Tensor],
         context: StepContext,
         run: _Run,
+        held: Buffers,
     ) -> None:
         """The layers, op by op and in place: what every backend can do, and the definition."""
-        rows, width = hidden.shape
-        normed = self._buffer("normed", rows, width)
+        normed = _buffer(held, "normed", hidden, hidden.shape[1])
         for number, layer in enumerate(self._layers):
             ops.rms_norm(hidden, layer.before.weight, layer.before.eps, out=normed)
-            qkv = self._buffer("qkv", rows, layer.qkv.out_features)
+            qkv = _buffer(held, "qkv", hidden, layer.qkv.out_features)
             attended = _attend(layer, number, run(layer.qkv, normed, out=qkv), tables, context)
             run(layer.output, attended, residual=hidden, out=hidden)
             ops.rms_norm(hidden, layer.between.weight, layer.between.eps, out=normed)
-            gated = self._buffer("gated", rows, layer.gate_up.out_features)
+            gated = _buffer(held, "gated", hidden, layer.gate_up.out_features)
             run(layer.gate_up, normed, activation=layer.activation, out=gated)
             run(layer.down, gated, residual=hidden, out=hidden)
 
     def _in_one_call(self, hidden: torch.Tensor) -> bool:
         """Whether the layers share their scratch memory and every op would run on the extension."""
-        return self._alike and all(ops.chosen_backend(op, hidden) == "cpu" for op in _LAYER_OPS)
+        return self.alike and all(ops.chosen_backend(op, hidden) == "cpu" for op in _LAYER_OPS)
 
     def _run_compiled(
         self,
         hidden: torch.Tensor,
         tables: tuple[torch.Tensor, torch.Tensor],
         context: StepContext,
+        held: Buffers,
     ) -> None:
         """`_run_ops` in one call of the extension, with the same bits."""
         if self._compiled is None:
             from fastsi.engine.compiled_layers import CompiledLayers
 
             self._compiled = CompiledLayers(self._layers)
-        layer, (rows, width) = self._layers[0], hidden.shape
-        kv_heads, head_dim = layer.call.shape
-        queries = layer.qkv.out_features - 2 * kv_heads * head_dim
+        layer, shape = self._layers[0], self._layers[0].call.shape
         columns = {
-            "normed": width,
+            "normed": hidden.shape[1],
             "qkv": layer.qkv.out_features,
-            "attended": queries,
-            "lse": queries // head_dim,
+            "attended": layer.call.q_heads * shape.head_dim,
+            "lse": layer.call.q_heads,
             "gated": layer.gate_up.out_features,
         }
-        scratch = [self._buffer(name, rows, count) for name, count in columns.items()]
+        scratch = [_buffer(held, name, hidden, count) for name, count in columns.items()]
         self._compiled.forward(hidden, tables, context, scratch)
 
-    def _buffer(self, name: str, rows: int, columns: int) -> torch.Tensor:
-        """Memory kept from step to step: fresh pages for 50 MB of logits take milliseconds."""
-        held = self._buffers.get(name)
-        if held is None or held.shape[0] < rows or held.shape[1] != columns:
-            memory = aligned(rows * columns * torch.float32.itemsize)
-            held = self._buffers[name] = memory.view(torch.float32).view(rows, columns)
-        return held[:rows]
-
     def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [R, rotary] of the rows, from tables made by the model's own module."""
-        last = int(positions.max())
-        if self._tables is None or last >= len(self._tables[0]):
+        """cos and sin [R, rotary] of the rows, from tables made by the model's own module.
+
+        On a GPU for every position at once: asking for the largest would wait for the device.
+        """
+        if positions.is_cuda:
+            if self._tables is None:
+                self._tables = self._rotary_tables(self._longest)
+                self.version += 1
+        elif self._tables is None or int(positions.max()) >= len(self._tables[0]):
             # Not past the longest sequence: some RoPE variants change there.
+            last = int(positions.max())
             count = min(max(_FIRST_POSITIONS, 2 * last), max(self._longest, last + 1))
-            cos, sin = self._rotary(torch.empty(1, 1, 1), torch.arange(count)[None])
-            self._tables = cos[0].contiguous(), sin[0].contiguous()
+            self._tables = self._rotary_tables(count)
         cos, sin = self._tables
         return cos[positions], sin[positions]
+
+    def _rotary_tables(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        like = self._norm.weight
+        positions = torch.arange(count, device=like.device)[None]
+        cos, sin = self._rotary(like.new_empty(1, 1, 1), positions)
+        return cos[0].contiguous(), sin[0].contiguous()
+
+
+def _buffer(held: Buffers, name: str, rows: torch.Tensor, columns: int) -> torch.Tensor:
+    """Memory [R, columns] of the kind of ``rows``, kept from step to step.
+
+    Fresh pages for 50 MB of logits take milliseconds on a CPU.
+    """
+    found = held.get(name)
+    if found is None or found.shape[0] < len(rows) or found.shape[1] != columns:
+        found = held[name] = reserve((len(rows), columns), rows.dtype, rows.device)
+    return found[: len(rows)]
 
 
 def _attend(
@@ -265,7 +327,27 @@ def _parts(model: PreTrainedModel) -> tuple[dict[str, nn.Module], nn.Module]:
     return parts, children["lm_head"]
 
 
-def _layer(module: nn.Module, call: LayerCall, mode: str, name: str) -> Layer:
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """How products are made."""
+
+    mode: str
+    deterministic: bool
+
+    def of(self, layers: Sequence[nn.Module], *, pair: bool = False) -> PackedLayers:
+        return PackedLayers(layers, self.mode, pair=pair, deterministic=self.deterministic)
+
+    def linear(self, module: nn.Module, name: str) -> nn.Linear:
+        """``module``, if its product can be made so."""
+        reason = packed_layers.refusal(module, self.mode)
+        if reason is not None:
+            raise NotFused(f"{name}: {reason}")
+        if not isinstance(module, nn.Linear):
+            raise NotFused(f"{name}: {type(module).__name__} is no nn.Linear")
+        return module
+
+
+def _layer(module: nn.Module, call: LayerCall, packing: _Packing, name: str) -> Layer:
     parts = dict(module.named_children())
     _same_names(name, parts, _LAYER)
     attention = dict(parts["self_attn"].named_children())
@@ -274,7 +356,7 @@ def _layer(module: nn.Module, call: LayerCall, mode: str, name: str) -> Layer:
     mlp = dict(parts["mlp"].named_children())
     _same_names(f"{name}.mlp", mlp, set(MLP_PARTS))
     linears = {
-        key: _linear(layer, f"{name}.{key}")
+        key: packing.linear(layer, f"{name}.{key}")
         for key, layer in (attention | mlp).items()
         if key.endswith("_proj")
     }
@@ -291,14 +373,14 @@ def _layer(module: nn.Module, call: LayerCall, mode: str, name: str) -> Layer:
         raise NotFused(f"{name}: projections do not match the heads")
     return Layer(
         before=_norm(parts["input_layernorm"], f"{name}.input_layernorm"),
-        qkv=PackedLayers([linears[key] for key in ("q_proj", "k_proj", "v_proj")], mode),
+        qkv=packing.of([linears[key] for key in ("q_proj", "k_proj", "v_proj")]),
         q_norm=q_norm,
         k_norm=k_norm,
-        output=PackedLayers([linears["o_proj"]], mode),
+        output=packing.of([linears["o_proj"]]),
         between=_norm(parts["post_attention_layernorm"], f"{name}.post_attention_layernorm"),
-        gate_up=PackedLayers([linears["gate_proj"], linears["up_proj"]], mode, pair=True),
+        gate_up=packing.of([linears["gate_proj"], linears["up_proj"]], pair=True),
         activation=_activation(mlp["act_fn"], f"{name}.mlp.act_fn"),
-        down=PackedLayers([linears["down_proj"]], mode),
+        down=packing.of([linears["down_proj"]]),
         call=call,
     )
 
@@ -309,15 +391,6 @@ def _same_names(where: str, found: dict[str, nn.Module], wanted: set[str]) -> No
         parts = [f"has {', '.join(extra)}"] if extra else []
         parts += [f"lacks {', '.join(missing)}"] if missing else []
         raise NotFused(f"{where} {' and '.join(parts)}")
-
-
-def _linear(module: nn.Module, name: str) -> nn.Linear:
-    reason = packed_layers.refusal(module)
-    if reason is not None:
-        raise NotFused(f"{name}: {reason}")
-    if not isinstance(module, nn.Linear):
-        raise NotFused(f"{name}: {type(module).__name__} is no nn.Linear")
-    return module
 
 
 def _norm(module: nn.Module, name: str) -> Norm:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from fastsi.ops._memory import aligned
+from fastsi.ops._memory import reserve
 
 
 class LayerShape(NamedTuple):
@@ -41,9 +40,7 @@ class KVPool:
 
         def cache(layer: LayerShape) -> torch.Tensor:
             shape = (num_pages, layer.kv_heads, page_size, layer.head_dim)
-            if device.type != "cpu":
-                return torch.empty(shape, dtype=dtype, device=device)
-            return aligned(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+            return reserve(shape, dtype, device)
 
         self.k = [cache(layer) for layer in layers]
         self.v = [cache(layer) for layer in layers]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsi.engine import architecture, loading, outputs, weights
-from fastsi.engine.config import EngineConfig, KVDtype, LogprobsMode, Sharing
+from fastsi.engine.config import EngineConfig, Graphs, KVDtype, LogprobsMode, Sharing
 from fastsi.engine.control import GroupController
 from fastsi.engine.core import Engine, EngineRequest
 from fastsi.engine.detokenizer import Detokenizer
@@ -56,6 +56,8 @@ class LLM:
         sharing: Sharing = "tree",
         logprobs_mode: LogprobsMode = "raw_logprobs",
         page_size: int = 16,
+        pipeline: bool | Literal["auto"] = "auto",
+        graphs: Graphs = "auto",
         seed: int = 0,
     ) -> None:
         """Load or take the model, check that it can run, and reserve the KV cache.
@@ -74,10 +76,13 @@ class LLM:
             max_step_tokens: most query tokens per step, prefill chunks included.
             max_model_len: longest prompt plus continuation, tokens; "auto": the model's context.
             deterministic: tokens and log-probs have the same bits whatever else is in the batch or
-                the cache; costs a little sharing between unequal prompts. CPU, float32 models.
+                the cache; costs a little sharing between unequal prompts. On a CPU, float32 models;
+                on a GPU, products by a kernel of its own in place of cuBLAS.
             sharing: see `EngineConfig.sharing`.
             logprobs_mode: see `EngineConfig.logprobs_mode`.
             page_size: tokens per KV page.
+            pipeline: see `EngineConfig.pipeline`.
+            graphs: see `EngineConfig.graphs`.
             seed: of requests that bring no seed; two calls draw different paths.
 
         Raises:
@@ -112,6 +117,8 @@ class LLM:
             sharing=sharing,
             logprobs_mode=logprobs_mode,
             deterministic=deterministic,
+            pipeline=pipeline,
+            graphs=graphs,
             seed=seed,
         )
         self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)
@@ -369,6 +376,9 @@ def _auto_tokens(runner: ModelRunner, page_size: int) -> int:
     layers: Sequence[LayerShape] = runner.layers
     per_token = sum(2 * la.kv_heads * la.head_dim for la in layers) * runner.kv_dtype.itemsize
     if runner.device.type == "cuda":
+        with runner.session():  # copies of weights laid side by side are made first
+            pass
+        torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(runner.device)[0]
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

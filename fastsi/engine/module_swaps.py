@@ -27,7 +27,9 @@ MLP_PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
 class ModuleSwaps:
     """The replacements for one model, found once per structure."""
 
-    def __init__(self, model: nn.Module, mode: str) -> None:
+    def __init__(self, model: nn.Module, mode: str, *, deterministic: bool = False) -> None:
+        """Find what can be replaced; ``deterministic`` as in `PackedLayers`."""
+        self._deterministic = deterministic
         self.products: list[PackedLayers] = []
         self.forwards: dict[nn.Module, Forward] = {}
         self.left: dict[str, str] = {}
@@ -37,7 +39,7 @@ class ModuleSwaps:
         for name, module in model.named_modules():
             if module in inside:
                 continue
-            gated = _gated_mlp(module, mode)
+            gated = _gated_mlp(module, mode, deterministic)
             if gated is not None:
                 self.forwards[module], products = gated
                 self.products += products
@@ -50,13 +52,13 @@ class ModuleSwaps:
                 self.left[name] = f"{type(module).__name__} holds matrices of its own"
 
     def _add_linear(self, name: str, module: nn.Module, mode: str) -> None:
-        reason = packed_layers.refusal(module)
+        reason = packed_layers.refusal(module, mode)
         if reason is None and "forward" in vars(module):
             reason = "its forward has been replaced"
         if reason is not None:
             self.left[name] = reason
             return
-        product = PackedLayers([module], mode)
+        product = PackedLayers([module], mode, deterministic=self._deterministic)
         self.products.append(product)
         self.forwards[module] = _linear_forward(product)
 
@@ -84,7 +86,9 @@ def _linear_forward(product: PackedLayers) -> Forward:
     return forward
 
 
-def _gated_mlp(module: nn.Module, mode: str) -> tuple[Forward, list[PackedLayers]] | None:
+def _gated_mlp(
+    module: nn.Module, mode: str, deterministic: bool
+) -> tuple[Forward, list[PackedLayers]] | None:
     """``down(activation(gate(x)) * up(x))`` in two products, for a module that does just that."""
     parts = dict(module.named_children())
     if set(parts) != set(MLP_PARTS) or "forward" in vars(module):
@@ -92,19 +96,19 @@ def _gated_mlp(module: nn.Module, mode: str) -> tuple[Forward, list[PackedLayers
     gate, up, down, act = (parts[name] for name in MLP_PARTS)
     activation = activation_of(act)
     layers = (gate, up, down)
-    if activation is None or any(packed_layers.refusal(layer) for layer in layers):
+    if activation is None or any(packed_layers.refusal(layer, mode) for layer in layers):
         return None
     if any(
         "forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in parts.values()
     ):
         return None
-    both, last = PackedLayers([gate, up], mode, pair=True), PackedLayers([down], mode)
-    width = packed_layers.weight_of(gate).shape[1]
-    rows = torch.randn(_PROBE_ROWS, width, generator=torch.Generator().manual_seed(0))
+    both = PackedLayers([gate, up], mode, pair=True, deterministic=deterministic)
+    last = PackedLayers([down], mode, deterministic=deterministic)
+    rows = _probe_rows(packed_layers.weight_of(gate))
     with torch.no_grad():
         expected = module(rows)
         found = last.plain(both.plain(rows, activation=activation))
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+    if not _close(found, expected):
         return None
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -125,6 +129,20 @@ def activation_of(function: Callable[[torch.Tensor], torch.Tensor]) -> str | Non
     return None
 
 
+def _probe_rows(weight: torch.Tensor) -> torch.Tensor:
+    """Rows [3, width] of the kind of ``weight`` [.., width]; any do that differ."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_PROBE_ROWS, weight.shape[-1], generator=generator).to(weight)
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether rounding explains the difference: a few roundings of the largest value."""
+    if found.shape != expected.shape:
+        return False
+    allowed = max(1e-5, 4 * torch.finfo(expected.dtype).eps) * max(1.0, float(expected.abs().max()))
+    return bool((found - expected).abs().max() <= allowed)
+
+
 def _rms_norm(module: nn.Module) -> Forward | None:
     """`ops.rms_norm` for a module that does exactly that, which a few rows of numbers tell."""
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
@@ -132,21 +150,21 @@ def _rms_norm(module: nn.Module) -> Forward | None:
     if not isinstance(eps, float) or names != ["weight"] or list(module.children()):
         return None
     weight: torch.Tensor = module.weight  # type: ignore[assignment]
-    wanted = weight.dim() == 1 and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if not wanted or "forward" in vars(module):
+    exact = weight.dtype == torch.float32
+    wanted = (weight.device.type == "cpu" and exact) or weight.device.type == "cuda"
+    if weight.dim() != 1 or not wanted or "forward" in vars(module):
         return None
 
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(_PROBE_ROWS, len(weight), generator=generator)
+    rows = _probe_rows(weight)
     with torch.no_grad():
         try:
             expected = module(rows)
         except (TypeError, RuntimeError):
             return None
-        for offset in (0.0, 1.0):  # Gemma's norms scale by 1 + weight
+        # Gemma's norms scale by 1 + weight, which in 16 bits would be rounded.
+        for offset in (0.0, 1.0) if exact else (0.0,):
             forward = _norm_forward(module, eps, offset)
-            found = forward(rows)
-            if found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5):
+            if _close(forward(rows), expected):
                 return forward
     return None
 

@@ -17,15 +17,23 @@ Stamp = tuple[object, ...]
 Stamper = Callable[[torch.Tensor], Stamp]
 
 
-def refusal(module: nn.Module) -> str | None:
+_ON_GPU = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def refusal(module: nn.Module, mode: str = "fp32") -> str | None:
     """Why the op `linear` cannot stand in for this linear layer, or None if it can."""
     if type(module) not in (nn.Linear, Conv1D):
         return f"{type(module).__name__} is no plain linear layer"
     weight = module.weight
-    if weight.device.type != "cpu":
+    name, where = str(weight.dtype).removeprefix("torch."), weight.device.type
+    if where == "cuda":
+        if mode != "fp32":
+            return f"mode {mode!r} runs on a CPU, its weights are on {weight.device}"
+        return None if weight.dtype in _ON_GPU else f"its weights are {name}"
+    if where != "cpu":
         return f"its weights are on {weight.device}"
     if weight.dtype != torch.float32:
-        return f"its weights are {str(weight.dtype).removeprefix('torch.')}, not float32"
+        return f"its weights are {name}, not float32"
     if _ext.load("_C")[0] is None:
         return _ext.load("_C")[1]
     return None
@@ -43,8 +51,26 @@ class PackedLayers:
     ``refresh`` packs the weights again if a parameter has changed since; nothing else notices.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], mode: str, *, pair: bool = False) -> None:
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        mode: str,
+        *,
+        pair: bool = False,
+        deterministic: bool = False,
+    ) -> None:
+        """Pack nothing yet.
+
+        Args:
+            layers: linear layers of one input.
+            mode: arithmetic, see `ops.pack_weight`.
+            pair: they are a gate and what it multiplies.
+            deterministic: a row's bits must not depend on the number of rows. On a CPU they never
+                do; on a GPU cuBLAS chooses kernels by it, and one kernel of ours serves.
+        """
         self.layers, self.mode, self.pair = tuple(layers), mode, pair
+        on_gpu = weight_of(layers[0]).is_cuda
+        self._backend = "triton" if deterministic and on_gpu else "auto"
         self._packed: PackedWeight | None = None
         self._bias: torch.Tensor | None = None
         self._stamp: Stamp | None = None
@@ -69,12 +95,15 @@ class PackedLayers:
     def refresh(self, stamp: Stamper) -> bool:
         """Pack if the parameters are not those that were packed; returns whether it did."""
         parameters = [p for layer in self.layers for p in layer.parameters(recurse=False)]
-        now = (_ext.core().isa(), *map(stamp, parameters))
+        on_cpu = parameters[0].device.type == "cpu"  # where the layout is the instruction set's
+        now = (_ext.core().isa() if on_cpu else None, *map(stamp, parameters))
         if now == self._stamp:
             return False
         self._packed = None  # first, so that the old copy does not stand beside the new one
         self._packed = ops.pack_weight(
-            [weight_of(layer) for layer in self.layers], mode=self.mode, pair=self.pair
+            [weight_of(layer) for layer in self.layers],
+            mode=self.mode,
+            pair=self.pair,
         )
         self._bias = self._joined_bias()
         self._stamp = now
@@ -98,7 +127,10 @@ class PackedLayers:
     ) -> torch.Tensor:
         """See `fastsi.ops.linear`; x [R, in]."""
         packed, bias = self.packed
-        return ops.linear(x, packed, bias=bias, residual=residual, activation=activation, out=out)
+        more: dict[str, Any] = {} if self._backend == "auto" else {"backend": self._backend}
+        return ops.linear(
+            x, packed, bias=bias, residual=residual, activation=activation, out=out, **more
+        )
 
     def plain(
         self,

@@ -1,19 +1,22 @@
-"""From the paths that decode and the prefill chunks of a step to the tensors of its pass."""
+"""From the paths that decode and the prefill chunks of a step to the rows of its pass.
+
+All of it is arrays in host memory; the runner brings them to the model's device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from fastsi.engine.config import Sharing
 from fastsi.engine.prefix_tree import Node
 from fastsi.engine.requests import Group, PathState
 from fastsi.engine.rows import Int, RowTable
-from fastsi.ops import SegmentPlan
+
+SegmentArrays = Mapping[str, npt.NDArray[np.int32]]
 
 
 @dataclass(slots=True, eq=False)
@@ -57,15 +60,18 @@ class Chunk:
 class Step:
     """One forward pass over R rows, of which L need logits."""
 
-    input_ids: torch.Tensor
-    """int64 [R]."""
-    positions: torch.Tensor
-    """int64 [R], absolute."""
-    slots: torch.Tensor
-    """int64 [R], where keys and values go; -1 nowhere."""
-    plan: SegmentPlan
-    logit_rows: torch.Tensor
-    """int64 [L]: the decode rows, then the chunks' rows."""
+    input_ids: Int
+    """[R]; -1 where the token was drawn by a step whose results the host has not read."""
+    table_slots: Int
+    """[R]: the row's slot in the row table, which tells the device its token; 0 in chunks."""
+    positions: Int
+    """[R], absolute."""
+    slots: Int
+    """[R]: where keys and values go; -1 nowhere."""
+    segments: SegmentArrays
+    """Fields of the `SegmentPlan`."""
+    logit_rows: Int
+    """[L]: the decode rows, then the chunks' rows."""
     draw_slots: Int
     """Table slots that draw a token: the decode rows, then the chunks' draws."""
     draw_rows: Int
@@ -73,6 +79,11 @@ class Step:
     chunks: list[Chunk]
     chunk_logits: list[range]
     """For each chunk, its rows of the logits."""
+
+    @property
+    def scores(self) -> bool:
+        """Whether given continuations are scored with its logits."""
+        return any(c.scores or (c.path is not None and c.path.forced) for c in self.chunks)
 
 
 class NodeTable:
@@ -115,26 +126,15 @@ class _Spans:
         self.num_pages.append(num_pages)
         self.columns.append(block)
 
-    def finish(self, row_pos: Int, device: torch.device) -> SegmentPlan:
+    def finish(self, row_pos: Int) -> SegmentArrays:
         counts = np.concatenate(self.num_pages)
-        columns = np.concatenate(self.columns, axis=1)
-
-        def tensor(values: npt.NDArray[np.integer]) -> torch.Tensor:
-            return torch.from_numpy(values.astype(np.int32)).to(device)
-
-        offset, kv_len, kv_start, begin, end, causal, per_path = map(tensor, columns)
-        return SegmentPlan(
-            page_indptr=tensor(np.concatenate([[0], np.cumsum(counts)])),
-            page_ids=tensor(np.concatenate(self.pages)),
-            page_offset=offset,
-            kv_len=kv_len,
-            kv_start=kv_start,
-            row_begin=begin,
-            row_end=end,
-            causal=causal,
-            per_path=per_path,
-            row_pos=tensor(row_pos),
-        )
+        names = ("page_offset", "kv_len", "kv_start", "row_begin", "row_end", "causal", "per_path")
+        arrays = dict(zip(names, np.concatenate(self.columns, axis=1), strict=True)) | {
+            "page_indptr": np.concatenate([[0], np.cumsum(counts)]),
+            "page_ids": np.concatenate(self.pages),
+            "row_pos": row_pos,
+        }
+        return {name: array.astype(np.int32) for name, array in arrays.items()}
 
 
 def build_step(
@@ -144,7 +144,6 @@ def build_step(
     *,
     page_size: int,
     sharing: Sharing,
-    device: torch.device,
 ) -> Step:
     """Order the rows depth first and describe what each attends to.
 
@@ -154,7 +153,6 @@ def build_step(
         nodes: locked nodes; those without rows are left out.
         page_size: tokens per page.
         sharing: ``tree`` makes one segment per node, else every row gets segments of its own.
-        device: of the model.
     """
     slots = table.active
     suffix = table.num_out[slots] - 1
@@ -184,16 +182,14 @@ def build_step(
     logit_rows, chunk_logits = _logit_rows(place[: len(slots)], chunks, first_rows)
     drawn = [(slot, at[-1]) for c, at in zip(chunks, chunk_logits, strict=True) for slot in c.draws]
     more = np.asarray(drawn, dtype=np.int64).reshape(-1, 2)
+    known = table.num_known[slots] == table.num_out[slots]
     return Step(
-        input_ids=torch.from_numpy(rows(table.last_token[slots], [c.tokens for c in chunks])).to(
-            device
-        ),
-        positions=torch.from_numpy(positions).to(device),
-        slots=torch.from_numpy(
-            rows(at_page * page_size + suffix % page_size, [c.slots for c in chunks])
-        ).to(device),
-        plan=spans.finish(positions, device),
-        logit_rows=torch.from_numpy(logit_rows).to(device),
+        input_ids=rows(np.where(known, table.last_token[slots], -1), [c.tokens for c in chunks]),
+        table_slots=rows(slots, [np.zeros_like(c.tokens) for c in chunks]),
+        positions=positions,
+        slots=rows(at_page * page_size + suffix % page_size, [c.slots for c in chunks]),
+        segments=spans.finish(positions),
+        logit_rows=logit_rows,
         draw_slots=np.concatenate([slots, more[:, 0]]),
         draw_rows=np.concatenate([np.arange(len(slots)), more[:, 1]]),
         chunks=chunks,

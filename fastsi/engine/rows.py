@@ -15,8 +15,10 @@ class RowTable:
     """Slots for up to ``capacity`` decoding paths.
 
     ``active`` lists the occupied slots in depth-first order of their prompts, then path order.
-    Every other array is indexed by slot. The token to feed next, ``last_token``, is output token
-    ``num_out - 1`` of its path; its KV slot is computed from ``pages``.
+    Every other array is indexed by slot. ``num_out`` counts the tokens that have been drawn or are
+    being drawn on the device, ``num_known`` those of them that the host has read. The token to feed
+    next is output token ``num_out - 1``: ``last_token`` where it is known, else only the device has
+    it. Its KV slot is computed from ``pages``.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -31,7 +33,9 @@ class RowTable:
             return np.zeros(capacity, dtype=np.int64)
 
         self.tin, self.request, self.index = ints(), ints(), ints()
-        self.prompt_len, self.num_out, self.limit = ints(), ints(), ints()
+        self.prompt_len, self.num_out, self.num_known, self.limit = ints(), ints(), ints(), ints()
+        self.owner = ints()
+        """Counts the paths that have had the slot: tells a path from the one before it."""
         self.last_token, self.key, self.num_pages, self.stop_class = ints(), ints(), ints(), ints()
         self.top_k = np.zeros(capacity, dtype=np.int32)
         self.temperature = np.zeros(capacity, dtype=np.float32)
@@ -55,7 +59,8 @@ class RowTable:
         slot, p = self._free.pop(), path.params.params
         self.paths[slot] = path
         self.tin[slot], self.request[slot], self.index[slot] = path.key_order
-        self.prompt_len[slot], self.num_out[slot] = len(path.group.prompt), len(path.tokens)
+        self.prompt_len[slot] = len(path.group.prompt)
+        self.num_out[slot] = self.num_known[slot] = len(path.tokens)
         self.limit[slot], self.key[slot] = path.params.limit, path.key
         self.temperature[slot], self.top_k[slot] = p.temperature, p.top_k
         self.top_p[slot], self.min_p[slot] = p.top_p, p.min_p
@@ -80,27 +85,33 @@ class RowTable:
         self.num_pages[slot] = have + len(pages)
 
     def remove(self, slot: int) -> tuple[PathState, list[int]]:
-        """Free the slot: its path, tokens and log-probs filled in, and its pages."""
+        """Free the slot: its path, known tokens and log-probs filled in, and its pages."""
         path = self.paths[slot]
         assert path is not None
-        count = int(self.num_out[slot])
+        count = int(self.num_known[slot])
         path.tokens = self.tokens[slot, :count].tolist()
         path.logprobs = self.logprobs[slot, :count].tolist()
         self.paths[slot], path.slot = None, -1
+        self.owner[slot] += 1
         self._free.append(slot)
         return path, self.pages[slot, : self.num_pages[slot]].tolist()
 
-    def record(self, slots: Int, tokens: Int, logprobs: npt.NDArray[np.float64]) -> None:
-        """Append one sampled token to each slot."""
-        count = self.num_out[slots]
-        self._widen(int(count.max(initial=0)) + 1, 0)
-        self.tokens[slots, count] = tokens
-        self.logprobs[slots, count] = logprobs
+    def occupied(self) -> Int:
+        """Slots that have a path, active or waiting for its last token to be read."""
+        return np.flatnonzero([path is not None for path in self.paths])
+
+    def record(self, slots: Int, at: Int, tokens: Int, logprobs: npt.NDArray[np.float64]) -> None:
+        """Take in one drawn token per slot, output token ``at`` of its path."""
+        self._widen(int(at.max(initial=0)) + 1, 0)
+        self.tokens[slots, at] = tokens
+        self.logprobs[slots, at] = logprobs
         self.last_token[slots] = tokens
-        self.num_out[slots] = count + 1
+        self.num_known[slots] = at + 1
 
     def deactivate(self, slots: Int) -> None:
         """Take slots out of ``active``, order kept."""
+        if not len(slots):
+            return
         self.active = self.active[~np.isin(self.active, slots)]
 
     def activate(self, slots: list[int]) -> None:

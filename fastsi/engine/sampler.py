@@ -14,16 +14,22 @@ from fastsi import ops
 from fastsi.engine.config import LogprobsMode
 from fastsi.engine.requests import PathState
 from fastsi.engine.rows import Int, RowTable
+from fastsi.engine.staging import to_device
 from fastsi.types import Logprob
+
+_PARAMS = ("temperature", "top_k", "top_p", "min_p", "key")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """One token per drawing slot."""
+    """One token per drawing slot, on the device and maybe still being drawn."""
 
-    tokens: Int
-    logprobs: npt.NDArray[np.float64]
-    """As reported to the caller, see `LogprobsMode`."""
+    slots: torch.Tensor
+    """int64 [D], table slots."""
+    token: torch.Tensor
+    """int64 [D]; -1 where the logits are of no use."""
+    logprob: torch.Tensor
+    """[D], as reported to the caller, see `LogprobsMode`."""
 
 
 class Sampler:
@@ -32,66 +38,72 @@ class Sampler:
     def __init__(self, mode: LogprobsMode) -> None:
         self._mode = mode
 
-    def sample(self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int) -> Drawn:
-        """Draw one token per slot.
+    def draw(self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int) -> Drawn:
+        """Launch the draw of one token per slot; waits for nothing.
 
         Args:
             logits: [L, vocab].
             table: settings and streams of the slots.
             slots: D table slots.
             rows: the row of ``logits`` each slot draws from, int64 [D].
-
-        Raises:
-            NumericalError: a row of logits is NaN or has no finite value.
         """
-        device = logits.device
-
-        def put(values: npt.NDArray[np.generic]) -> torch.Tensor:
-            return torch.from_numpy(values[slots]).to(device)
-
-        params = ops.SampleParams(
-            temperature=put(table.temperature),
-            top_k=put(table.top_k),
-            top_p=put(table.top_p),
-            min_p=put(table.min_p),
-            key=put(table.key),
-            position=put(table.num_out),
+        fields = {name: getattr(table, name)[slots] for name in _PARAMS}
+        fields |= {"position": table.num_out[slots], "slots": slots, "rows": rows}
+        plain = self._as_drawn(table, slots)
+        sent = to_device(fields | {"plain": plain}, logits.device)
+        slot_index, row_index, as_drawn = (sent.pop(name) for name in ("slots", "rows", "plain"))
+        adjust = _adjustments(table, slots, logits.device)
+        drawn = ops.sample_tokens(
+            logits, ops.SampleParams(**sent), row_index=row_index, adjust=adjust, check=False
         )
-        row_index = torch.from_numpy(rows).to(device)
-        adjust = _adjustments(table, slots, device)
-        drawn = ops.sample_tokens(logits, params, row_index=row_index, adjust=adjust)
-        logprobs = self._reported(logits, row_index, drawn, table, slots, adjust is not None)
-        result = Drawn(drawn.token.cpu().numpy(), logprobs.double().cpu().numpy())
-        self._collect_top(logits, table, slots, rows, result)
-        return result
-
-    def _reported(
-        self,
-        logits: torch.Tensor,
-        row_index: torch.Tensor,
-        drawn: ops.SampledTokens,
-        table: RowTable,
-        slots: Int,
-        adjusted: bool,
-    ) -> torch.Tensor:
         if self._mode == "processed_logprobs":
-            return drawn.logprob
-        plain = np.isin(table.temperature[slots], (0.0, 1.0))
-        if self._mode == "full_logprobs" or (plain.all() and not adjusted):
-            return drawn.logprob_full
-        return score_tokens(logits, row_index, drawn.token)
+            return Drawn(slot_index, drawn.token, drawn.logprob)
+        logprob = drawn.logprob_full
+        if not plain.all():
+            scored = score_tokens(logits, row_index, drawn.token)
+            logprob = torch.where(as_drawn, logprob, scored)
+        return Drawn(slot_index, drawn.token, logprob)
 
-    def _collect_top(
-        self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int, drawn: Drawn
-    ) -> None:
-        """Append the most likely tokens for the paths that ask for them."""
+    def _as_drawn(self, table: RowTable, slots: Int) -> npt.NDArray[np.bool_]:
+        """The slots whose reported log-prob is that of the draw over the whole vocabulary.
+
+        Row by row: two ways to one number differ in their last bits, and which one a path gets must
+        not depend on the rows beside it.
+        """
+        if self._mode != "raw_logprobs":
+            return np.ones(len(slots), dtype=bool)
+        plain = np.isin(table.temperature[slots], (0.0, 1.0))
         for at in np.flatnonzero(table.special[slots]):
             path = table.paths[slots[at]]
-            assert path is not None
-            count = path.params.params.logprobs
-            if count is not None:
-                token, logprob = int(drawn.tokens[at]), float(drawn.logprobs[at])
-                path.top.append(top_logprobs(logits[rows[at]], token, count, logprob))
+            plain[at] &= path is None or not path.params.changes_logits
+        return plain
+
+
+def collect_top(
+    logits: torch.Tensor,
+    table: RowTable,
+    slots: Int,
+    rows: Int,
+    tokens: Int,
+    logprobs: npt.NDArray[np.float64],
+) -> None:
+    """Append the most likely tokens for the paths that ask for them.
+
+    Args:
+        logits: [L, vocab].
+        table: its slots' paths.
+        slots: int64 [D], table slots.
+        rows: int64 [D], the row of ``logits`` each slot drew from.
+        tokens: int64 [D], drawn.
+        logprobs: [D], as reported.
+    """
+    for at in np.flatnonzero(table.special[slots]):
+        path = table.paths[slots[at]]
+        assert path is not None
+        count = path.params.params.logprobs
+        if count is not None:
+            token, logprob = int(tokens[at]), float(logprobs[at])
+            path.top.append(top_logprobs(logits[rows[at]], token, count, logprob))
 
 
 def score_tokens(
@@ -102,18 +114,21 @@ def score_tokens(
     A greedy draw knows the log-prob of the first maximum in one pass over the row; that of another
     token is lower by the difference of the two logits.
     """
-    best = ops.sample_tokens(logits, _greedy(logits.shape[0], logits.device))
+    best = ops.sample_tokens(logits, _greedy(logits.shape[0], logits.device), check=False)
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    top = logits.gather(1, best.token[:, None])[:, 0].to(wide)
-    below = logits[row_index, tokens].to(wide) - top[row_index]
+    top = logits.gather(1, best.token.clamp(min=0)[:, None])[:, 0].to(wide)
+    below = logits[row_index, tokens.clamp(min=0)].to(wide) - top[row_index]
     return best.logprob_full[row_index] + below
 
 
 @functools.lru_cache(maxsize=64)
 def _greedy(rows: int, device: torch.device) -> ops.SampleParams:
-    """Settings of greedy draws; most steps have as many rows as the one before."""
-    streams = torch.zeros(rows, dtype=torch.int64, device=device)
-    return ops.SampleParams.build(key=streams, position=0, temperature=0.0, device=device)
+    """Settings of greedy draws, filled on the device; most steps have as many rows as before."""
+    zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+    real = torch.zeros(rows, device=device)
+    return ops.SampleParams(
+        temperature=real, top_k=zeros.int(), top_p=real + 1, min_p=real, key=zeros, position=zeros
+    )
 
 
 def top_logprobs(
@@ -151,7 +166,7 @@ def _adjustments(table: RowTable, slots: Int, device: torch.device) -> ops.Logit
         p = path.params.params
         repetition[at] = p.repetition_penalty
         presence[at], frequency[at] = p.presence_penalty, p.frequency_penalty
-        output = table.tokens[slot, : table.num_out[slot]].tolist()
+        output = table.tokens[slot, : table.num_known[slot]].tolist()
         seen = Counter(output) if path.params.has_penalty else Counter[int]()
         prompt = set(path.group.prompt) if path.params.has_penalty else set()
         biases = _biases(path, len(output))

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from fastsi.engine.config import EngineConfig
 from fastsi.engine.kv_pool import KVPool
@@ -42,10 +41,8 @@ class Scheduler:
         pool: KVPool,
         tree: PrefixTree,
         stats: EngineStats,
-        device: torch.device,
     ) -> None:
         self._config, self._pool, self._tree, self._stats = config, pool, tree, stats
-        self._device = device
         self.table = RowTable(config.max_batch_rows)
         self._waiting: deque[Group] = deque()
         self._admitted: list[Group] = []
@@ -76,6 +73,14 @@ class Scheduler:
                     f"kv_cache_tokens or lower max_tokens"
                 )
         self._waiting.extend(ordered)
+
+    def can_run_ahead(self) -> bool:
+        """Whether the next step can be chosen before the tokens of the last one are known.
+
+        Not where a path would lose its pages: it may have ended, or others may have.
+        """
+        short = len(self._short())
+        return len(self.table.active) > 0 and short <= self._available(short)
 
     def schedule(self) -> Step:
         """Choose the rows of the next step and give them pages.
@@ -110,7 +115,6 @@ class Scheduler:
             self._nodes,
             page_size=self._config.page_size,
             sharing=self._config.sharing,
-            device=self._device,
         )
 
     # Pages
@@ -129,17 +133,19 @@ class Scheduler:
         in_hand = len(self.table.active) + sum(len(g.resuming) for g in self._admitted)
         return self._available(wanted + in_hand) >= wanted + in_hand
 
+    def _short(self) -> Int:
+        """Decoding paths whose next token needs another page."""
+        table, slots = self.table, self.table.active
+        return slots[(table.num_out[slots] - 1) // self._config.page_size >= table.num_pages[slots]]
+
     def _grow_decoding(self) -> None:
         """Give every decoding path the page its next token needs, preempting the last ones."""
-        table, size = self.table, self._config.page_size
-        while True:
-            slots = table.active
-            short = slots[(table.num_out[slots] - 1) // size >= table.num_pages[slots]]
-            if len(short) <= self._available(len(short)):
-                break
+        short = self._short()
+        while len(short) > self._available(len(short)):
             self._preempt_last()
+            short = self._short()
         for slot, page in zip(short, self._take(len(short)), strict=True):
-            table.append_pages(int(slot), [page])
+            self.table.append_pages(int(slot), [page])
 
     def _preempt_last(self) -> None:
         """Take the pages of the last path in order, or the prompt of the last group."""
@@ -294,37 +300,64 @@ class Scheduler:
 
     # After the forward pass
 
+    def advance(self, step: Step) -> list[PathState]:
+        """Take in what is known of a step once it has been launched: all but its tokens.
+
+        Paths at their length limit stop here; every other path is taken to go on.
+
+        Returns:
+            Given continuations that are scored to the end.
+        """
+        done = self._commit_chunks(step)
+        table, slots = self.table, step.draw_slots
+        table.num_out[slots] += 1
+        full = table.num_out[slots] >= table.limit[slots]
+        new = {slot for chunk in step.chunks for slot in chunk.draws}
+        table.deactivate(slots[full])
+        table.activate([slot for slot in slots[~full].tolist() if slot in new] if new else [])
+        self._retire(done)
+        return done
+
     def commit(
-        self, step: Step, tokens: Int, logprobs: npt.NDArray[np.float64], ends: TextEnds
+        self,
+        slots: Int,
+        at: Int,
+        tokens: Int,
+        logprobs: npt.NDArray[np.float64],
+        ends: TextEnds,
     ) -> list[PathState]:
-        """Record a step: KV that is now filled, tokens drawn, paths ended.
+        """Record the tokens of a step, which may have been launched before the last one.
 
         Args:
-            step: what `schedule` returned.
-            tokens: int64, one per ``step.draw_slots``.
+            slots: int64 [D], table slots of paths that are still there.
+            at: int64 [D], which output token of its path each one is.
+            tokens: int64 [D].
             logprobs: their log-probs as reported to the caller, nats.
             ends: table slots whose text now holds a stop string.
 
         Returns:
             The paths that ended.
         """
-        ended = self._commit_chunks(step)
-        table, slots = self.table, step.draw_slots
-        table.record(slots, tokens, logprobs)
+        table = self.table
+        table.record(slots, at, tokens, logprobs)
         stopped = table.hit_stop(slots, tokens)
-        full = table.num_out[slots] >= table.limit[slots]
-        by_text = np.isin(slots, list(ends))
-        over = stopped | full | by_text
-        for slot, token, stop in zip(slots[over], tokens[over], stopped[over], strict=True):
-            ended.append(self._finish(int(slot), int(token), bool(stop), ends))
-        new = [slot for chunk in step.chunks for slot in chunk.draws]
+        over = stopped | (at + 1 >= table.limit[slots])
+        if ends:
+            over |= np.isin(slots, list(ends))
+        ended = [
+            self._finish(int(slot), int(token), bool(stop), ends)
+            for slot, token, stop in zip(slots[over], tokens[over], stopped[over], strict=True)
+        ]
         table.deactivate(slots[over])
-        table.activate([slot for slot in new if table.paths[slot] is not None])
+        self._retire(ended)
+        return ended
+
+    def _retire(self, ended: list[PathState]) -> None:
+        """Unlock the prompts of groups that have no path left."""
         for group in {id(path.group): path.group for path in ended}.values():
-            if group.done:
+            if group.done and group.admitted:
                 self._admitted.remove(group)
                 self._release(group)
-        return ended
 
     def _commit_chunks(self, step: Step) -> list[PathState]:
         """Mark KV as filled; returns given continuations that are scored to the end."""
@@ -382,7 +415,7 @@ class Scheduler:
             self._pool.release(path.pages)
             path.pages, path.filled = [], 0
             dropped.append(path)
-        table, slots = self.table, self.table.active
+        table, slots = self.table, self.table.occupied()
         slots = slots[(table.request[slots] == request) & (table.index[slots] >= count)]
         table.deactivate(slots)
         for slot in slots.tolist():
@@ -392,9 +425,7 @@ class Scheduler:
         group.running -= len(slots)
         for path in dropped:
             path.finish_reason = "abort"
-        if group.done and group.admitted:
-            self._admitted.remove(group)
-            self._release(group)
+        self._retire(dropped)
         return dropped
 
     def abort(self) -> None:
@@ -404,7 +435,7 @@ class Scheduler:
                 if path.slot < 0:  # else the row table holds the same pages
                     self._pool.release(path.pages)
             self._release(group)
-        for slot in np.flatnonzero([path is not None for path in self.table.paths]):
+        for slot in self.table.occupied():
             self._pool.release(self.table.remove(int(slot))[1])
         self.table.deactivate(self.table.active)
         self._admitted.clear()

@@ -34,6 +34,9 @@ class EngineStats:
     """Paths whose pages were taken away."""
     steps: int = 0
     """Forward passes."""
+    dropped_tokens: int = 0
+    """Tokens drawn for paths that had ended by then, or were cancelled: the price of launching a
+    step before the last one is read. Not in ``generated_tokens``."""
     kv_bytes_per_token: int = 0
     """Bytes of keys and values of one token over all layers."""
     peak_pages: int = 0
@@ -74,6 +77,7 @@ class EngineStats:
             "kv_bytes_saved": saved * self.kv_bytes_per_token,
             "preemptions": self.preemptions,
             "steps": self.steps,
+            "dropped_tokens": self.dropped_tokens,
             "peak_pages": self.peak_pages,
             "seconds": dict(self.seconds),
         }

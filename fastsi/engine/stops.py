@@ -87,13 +87,13 @@ class StopFinder:
         state.rule[at] = torch.tensor(rules, dtype=torch.int32)
         state.length[at], state.thinking[at] = 0, 0
         for slot, rule, kind in zip(added, rules, kinds, strict=True):
-            count = int(table.num_out[slot])
+            count = int(table.num_known[slot])
             if count and kind is not None and rule >= 0:  # resumed after a preemption
                 known = table.tokens[slot, :count].tolist()
                 state.begin(slot, rule, self._text.table.spell(known, skip_special=kind[2]))
 
     def _confirm(self, table: RowTable, slot: int, token: int) -> tuple[str, int] | None:
-        path, count = table.paths[slot], int(table.num_out[slot])
+        path, count = table.paths[slot], int(table.num_known[slot])
         assert path is not None
         if count + 1 < path.params.params.min_tokens:
             return None

@@ -11,12 +11,13 @@ from fastsi.ops.match_stop.api import answer_end, match_stop
 from fastsi.ops.match_stop.state import StopRules, StopState
 from fastsi.ops.merge_states.api import merge_states
 from fastsi.ops.norm_rope_act.api import Activation, act_mul, rms_norm, rope_kv_write
-from fastsi.ops.sample_tokens.api import sample_tokens
+from fastsi.ops.sample_tokens.api import require_drawn, sample_tokens
 from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SampleParams
 from fastsi.ops.sample_tokens.stream import path_key, prompt_digest
 from fastsi.ops.segment_attention.api import segment_attention
 from fastsi.ops.segment_attention.plan import SegmentPlan
 from fastsi.ops.token_bytes import TokenBytes
+from fastsi.ops.token_logprob.api import token_logprob
 from fastsi.ops.vote_answers.api import vote_answers
 from fastsi.ops.vote_answers.result import AnswerVotes, VoteOptions
 
@@ -43,9 +44,11 @@ __all__ = [
     "pack_weight",
     "path_key",
     "prompt_digest",
+    "require_drawn",
     "rms_norm",
     "rope_kv_write",
     "sample_tokens",
     "segment_attention",
+    "token_logprob",
     "vote_answers",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
+from collections.abc import Sequence
 
 import torch
 
@@ -27,3 +29,10 @@ def aligned(nbytes: int) -> torch.Tensor:
         align, spare = _HUGE, torch.frombuffer(region, dtype=torch.uint8)
     start = -spare.data_ptr() % align
     return spare[start : start + nbytes]
+
+
+def reserve(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory of ``shape`` whose values mean nothing yet; on a CPU as `aligned` gives it."""
+    if device.type != "cpu":
+        return torch.empty(*shape, dtype=dtype, device=device)
+    return aligned(math.prod(shape) * dtype.itemsize).view(dtype).view(*shape)

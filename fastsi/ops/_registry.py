@@ -32,6 +32,7 @@ OPS = (
     "norm_rope_act",
     "vote_answers",
     "match_stop",
+    "token_logprob",
 )
 FUNCTIONS = {
     "norm_rope_act": ("rms_norm", "rope_kv_write", "act_mul"),
@@ -41,6 +42,7 @@ FUNCTIONS = {
 BACKENDS = tuple(name for name in env.BACKEND.choices or () if name != "auto")
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_SHORT_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int32, torch.int64)
 
 
@@ -97,12 +99,16 @@ class Row:
         return self.supports(facts)
 
 
-def _triton_runs(facts: Facts) -> str | None:
+def _triton_is_there(facts: Facts) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if facts.device == "cpu" and not interpreting():
         return "runs on CPU tensors only in Triton's interpreter (TRITON_INTERPRET=1)"
-    return _no_gradient(facts)
+    return None
+
+
+def _triton_runs(facts: Facts) -> str | None:
+    return _triton_is_there(facts) or _no_gradient(facts)
 
 
 def interpreting() -> bool:
@@ -149,11 +155,25 @@ def _rows(
 
 
 TABLE: tuple[Row, ...] = (
+    _triton("segment_attention", _SHORT_FLOATS),
     *_rows("segment_attention", _FLOATS),
+    _triton("merge_states", _SHORT_FLOATS),
     *_rows("merge_states", _FLOATS),
+    _triton("kv_write", _FLOATS),
     *_rows("kv_write", _FLOATS),
+    _triton("sample_tokens", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
+    Row(
+        op="linear",
+        backend="cuda",
+        module="fastsi.ops.linear._cublas",
+        devices=("cuda",),
+        dtypes=_FLOATS,
+        supports=_no_gradient,
+    ),
+    _triton("linear", (torch.float32, torch.bfloat16, torch.float16)),
     *_rows("linear", (torch.float32,)),
+    _triton("norm_rope_act", _FLOATS),
     *_rows("norm_rope_act", _FLOATS),
     Row(
         op="vote_answers",
@@ -164,7 +184,30 @@ TABLE: tuple[Row, ...] = (
         extension="_C_cuda",
     ),
     *_rows("vote_answers", _INTS, _INTS),
+    Row(
+        op="match_stop",
+        backend="cuda",
+        module="fastsi.ops.match_stop._cuda",
+        devices=("cuda",),
+        dtypes=(torch.int64,),
+        extension="_C_cuda",
+    ),
     *_rows("match_stop", (torch.int64,), (torch.int64,)),
+    _triton("token_logprob", _SHORT_FLOATS, supports=_triton_is_there),
+    Row(
+        op="token_logprob",
+        backend="cpu",
+        module="fastsi.ops.token_logprob._cpu",
+        devices=("cpu",),
+        dtypes=_FLOATS,
+    ),
+    Row(
+        op="token_logprob",
+        backend="reference",
+        module="fastsi.ops.token_logprob.reference",
+        devices=None,
+        dtypes=_FLOATS,
+    ),
 )
 """In order of preference within an op."""
 _BACKEND_OF = {row.module: row.backend for row in TABLE}

@@ -46,6 +46,8 @@ class Variant:
     """Pointers and integers that every launch of the variant gives as multiples of 16."""
     num_warps: int = 4
     num_stages: int = 3
+    max_registers: Mapping[int, int] = field(default_factory=dict)
+    """Registers per thread that launches allow (``maxnreg``), by compute capability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,8 @@ def resources(variant: Variant, capability: int) -> Resources:
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in variant.divisible},
     )
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    if capability in variant.max_registers:
+        options["maxnreg"] = variant.max_registers[capability]
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

@@ -7,6 +7,7 @@ It serves fast tokenizers whose decoder spells every token by itself: byte-level
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ BYTE = 2
 _TRIALS = 64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class TokenBytes:
     """Bytes of every token id.
 
@@ -80,6 +81,22 @@ class TokenBytes:
             flags=torch.tensor(list(flags), dtype=torch.uint8),
             strip_first_blank=strip_first_blank,
         )
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token; found once, since on a GPU the host waits for it."""
+        return int(self.offsets.diff().max()) if self.size else 0
+
+    def to(self, device: torch.device | str) -> TokenBytes:
+        """The same table on a device."""
+        made = TokenBytes(
+            data=self.data.to(device),
+            offsets=self.offsets.to(device),
+            flags=self.flags.to(device),
+            strip_first_blank=self.strip_first_blank,
+        )
+        vars(made)["longest"] = self.longest
+        return made
 
     @property
     def size(self) -> int:

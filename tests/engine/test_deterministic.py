@@ -79,6 +79,24 @@ def test_the_same_bits_whatever_else_runs(name: str, quantization: Any) -> None:
         assert bits(alone, [prompt]) == [want], "alone"
 
 
+def test_settings_of_other_paths_change_no_bits() -> None:
+    """Log-probs of a path at temperature 1 were once computed another way beside other rows."""
+    model = model_named("qwen3")
+    prompts = make_prompts(model, 1)
+    mixed = [
+        SamplingParams(n=3, max_tokens=12, seed=i, temperature=t, logit_bias=bias)
+        for i, (t, bias) in enumerate(
+            [(1.0, None), (0.7, None), (0.0, None), (1.0, {5: 2.0}), (1.0, None)]
+        )
+    ]
+    llm = LLM(model, deterministic=True, kv_cache_tokens=8192)
+    together = llm.generate(prompts[:5], mixed, use_tqdm=False)
+    for prompt, params, found in zip(prompts, mixed, together, strict=False):
+        (alone,) = llm.generate([prompt], params, use_tqdm=False)
+        for left, right in zip(found.outputs, alone.outputs, strict=True):
+            assert (left.token_ids, left.token_logprobs) == (right.token_ids, right.token_logprobs)
+
+
 def test_threads_change_no_bits() -> None:
     model = model_named("qwen3")
     llm = LLM(model, deterministic=True, kv_cache_tokens=8192)

@@ -13,6 +13,7 @@ import torch
 from fastsi import _ext
 from fastsi.ops import SegmentPlan
 from fastsi.ops._registry import TABLE
+from tests.support import interpreter
 
 Tensors = tuple[torch.Tensor, ...]
 ISAS = ("portable", "avx2", "avx512", "amx")
@@ -35,6 +36,8 @@ def running(name: str) -> Iterator[str]:
         pytest.skip("this machine or build has no CUDA")
     if backend == "triton" and find_spec("triton") is None:
         pytest.skip("Triton is not installed")
+    if backend == "triton" and not torch.cuda.is_available():
+        interpreter.mend()
     if not isa:
         yield backend
         return
@@ -176,3 +179,9 @@ def qkv(
 
     cache = (max(pages, 1), heads[1], page_size, head_dim)
     return normal(plan.num_rows, heads[0], head_dim), normal(*cache), normal(*cache)
+
+
+def device_of(name: str) -> torch.device:
+    """Where the tensors of the runner called ``name`` belong."""
+    on_gpu = name in ("triton", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")

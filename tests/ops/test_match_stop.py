@@ -14,7 +14,8 @@ from fastsi.ops.match_stop import _cpu, answers
 from fastsi.ops.match_stop.state import TextRules
 from fastsi.ops.token_bytes import SKIPPED
 from fastsi.vote import answer_key
-from tests.ops.support import runners, running
+from tests.ops.support import device_of, runners, running
+from tests.support.devices import call_on
 
 SEED = 20261123
 BYTES = ops.TokenBytes.from_parts([bytes([value]) for value in range(256)], [0] * 256)
@@ -202,7 +203,8 @@ def feed(
     for step in range(max(map(len, texts))):
         slots = [i for i, text in enumerate(texts) if step < len(text)]
         tokens = torch.tensor([number[texts[i][step]] for i in slots])
-        hits = ops.match_stop(tokens, torch.tensor(slots), table, rules, state, backend=backend)
+        given = (tokens, torch.tensor(slots), table, rules, state)
+        hits = call_on(device_of(backend), ops.match_stop, *given, backend=backend)
         for slot, hit in zip(slots, hits.tolist(), strict=True):
             if hit and first[slot] is None:
                 first[slot] = step
@@ -274,7 +276,8 @@ def test_a_slot_may_begin_in_the_middle_of_its_text(runner: str) -> None:
                 hits = []
                 for byte in data[begin:]:
                     pair = torch.tensor([byte]), torch.tensor([0])
-                    hit = ops.match_stop(*pair, BYTES, rules, state, backend=backend)
+                    given = (*pair, BYTES, rules, state)
+                    hit = call_on(device_of(runner), ops.match_stop, *given, backend=backend)
                     hits.append(int(hit))
                 assert hits == [int(at == end) for at in range(begin, len(data))]
 
@@ -306,8 +309,11 @@ def test_special_tokens_are_text_only_where_the_class_says_so(runner: str) -> No
         state.begin(0, 0)
         state.begin(1, 1)
         hits = [
-            ops.match_stop(
-                torch.tensor([token] * 2), torch.arange(2), table, rules, state, backend=backend
+            call_on(
+                device_of(runner),
+                ops.match_stop,
+                *(torch.tensor([token] * 2), torch.arange(2), table, rules, state),
+                backend=backend,
             ).tolist()
             for token in (0, 1, 7, 2)
         ]

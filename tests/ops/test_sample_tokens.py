@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields as fields_of
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ from hypothesis import strategies as st
 from fastsi.errors import NumericalError
 from fastsi.ops import LogitAdjust, SampledTokens, SampleParams, sample_tokens
 from fastsi.ops.sample_tokens.stream import uniform
-from tests.ops.support import assert_as_good_as_torch, runners, running, torch_threads
+from tests.ops.support import (
+    assert_as_good_as_torch,
+    device_of,
+    runners,
+    running,
+    torch_threads,
+)
 
 RUNNERS = runners("sample_tokens")
 CPU = [name for name in RUNNERS if name.startswith("cpu")]
@@ -42,6 +49,35 @@ def random_logits(rows: int, vocab: int, seed: int, spread: float = 3.0) -> torc
     return torch.randn(rows, vocab, generator=generator, dtype=torch.float64) * spread
 
 
+def moved(data: Any, device: torch.device) -> Any:
+    """A dataclass of tensors, or None, on a device."""
+    if data is None:
+        return None
+    return type(data)(**{f.name: getattr(data, f.name).to(device) for f in fields_of(data)})
+
+
+def draw_on(
+    runner: str,
+    logits: torch.Tensor,
+    params: SampleParams,
+    row_index: torch.Tensor | None = None,
+    adjust: LogitAdjust | None = None,
+) -> SampledTokens:
+    """`sample_tokens` by a runner, on its device; the result comes back to the CPU."""
+    device = device_of(runner)
+    index = None if row_index is None else row_index.to(device)
+    with running(runner) as backend:
+        drawn = sample_tokens(
+            logits.to(device),
+            moved(params, device),
+            row_index=index,
+            adjust=moved(adjust, device),
+            backend=backend,
+        )
+    result: SampledTokens = moved(drawn, torch.device("cpu"))
+    return result
+
+
 def kept_tokens(z: list[float], t: float, top_k: int, top_p: float, min_p: float) -> set[int]:
     """Truncation of one row, said again in plain Python with exact sums."""
     top = max(z)
@@ -64,12 +100,13 @@ def kept_tokens(z: list[float], t: float, top_k: int, top_p: float, min_p: float
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 @pytest.mark.parametrize("vocab", [1, 64, 65, 300])
 def test_against_plain_python(runner: str, options: dict[str, Any], vocab: int) -> None:
-    rows = 6
+    if runner == "triton" and vocab in (64, 65):
+        pytest.skip("no block of it ends there")
+    rows = 3 if runner == "triton" else 6  # the interpreter is slow
     z = random_logits(rows, vocab, seed=vocab)
     z[:, ::3] = z[:, ::3].round()  # ties
     params = SampleParams.build(key=range(rows), position=5, **options)
-    with running(runner) as backend:
-        drawn = sample_tokens(z, params, backend=backend)
+    drawn = draw_on(runner, z, params)
     draw = uniform(params.key, params.position)
     for row in range(rows):
         values = z[row].tolist()
@@ -109,13 +146,12 @@ def test_against_plain_python(runner: str, options: dict[str, Any], vocab: int) 
 )
 def test_precision(runner: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
     """Log-probs are as exact as torch's; a token differs only if its uniform lies on an edge."""
-    rows, vocab = 100, 3000
+    rows, vocab = 6 if runner == "triton" else 100, 3000  # the interpreter is slow
     z = random_logits(rows, vocab, seed=1).to(dtype)
     params = SampleParams.build(key=range(rows), position=2, **options)
     truth = sample_tokens(z.double(), params, backend="reference")
     plain = sample_tokens(z, params, backend="reference")
-    with running(runner) as backend:
-        got = sample_tokens(z, params, backend=backend)
+    got = draw_on(runner, z, params)
     # Rounding moves running sums by about 1e-6 of the total, so 1 draw in 1e6 times the number of
     # edges nearby may differ.
     same = got.token == truth.token
@@ -145,8 +181,7 @@ def test_greedy_takes_the_first_maximum(runner: str) -> None:
     z[2] = -torch.inf
     z[2, [150, 100]] = -1e30
     params = SampleParams.build(key=range(4), position=0, temperature=0.0, top_k=1, top_p=0.1)
-    with running(runner) as backend:
-        drawn = sample_tokens(z, params, backend=backend)
+    drawn = draw_on(runner, z, params)
     assert drawn.token.tolist() == [30, 199, 100, 0]
     expected = torch.log_softmax(z, 1).gather(1, drawn.token[:, None])[:, 0]
     torch.testing.assert_close(drawn.logprob, expected)
@@ -161,8 +196,7 @@ def test_ties_at_the_edge_stay(runner: str) -> None:
     share = math.exp(3) + math.exp(2) * 0.5
     top_p = share / float(z[0].exp().sum())
     params = SampleParams.build(key=range(3), position=0, top_k=[2, 0, 3], top_p=[1, top_p, 1])
-    with running(runner) as backend:
-        drawn = sample_tokens(z, params, backend=backend)
+    drawn = draw_on(runner, z, params)
     kept = (math.exp(3) + 3 * math.exp(2)) / float(z[0].exp().sum())
     torch.testing.assert_close(drawn.kept_mass, torch.full((3,), kept, dtype=torch.float64))
 
@@ -188,7 +222,7 @@ def f32(value: float) -> float:
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_penalties_and_bias(runner: str, data: st.DataObject) -> None:
     rows, vocab = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 150))
@@ -237,8 +271,7 @@ def test_penalties_and_bias(runner: str, data: st.DataObject) -> None:
         expected[row] = torch.tensor(values, dtype=torch.float64)
     params = SampleParams.build(key=range(rows), position=0, temperature=0.8)
     before = z.clone()
-    with running(runner) as backend:
-        got = sample_tokens(z, params, adjust=adjust, backend=backend)
+    got = draw_on(runner, z, params, adjust=adjust)
     want = sample_tokens(expected, params, backend="reference")
     assert torch.equal(z, before)  # the caller's logits are not modified
     assert torch.equal(got.token, want.token)
@@ -261,41 +294,39 @@ def make_adjust(rows: int, token: int, bias: float) -> LogitAdjust:
     )
 
 
+# Triton's interpreter is numpy, which warns of infinity less infinity.
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_unusable_rows_are_named(runner: str, dtype: torch.dtype) -> None:
     good = torch.zeros(3, 130, dtype=dtype)
     params = SampleParams.build(key=range(3), position=0, temperature=[1.0, 0.0, 1.0])
-    with running(runner) as backend:
-        for value, token in [(torch.nan, 0), (torch.nan, 129), (torch.inf, 70)]:
-            for row in range(3):
-                bad = good.clone()
-                bad[row, token] = value
-                with pytest.raises(NumericalError, match=rf"logits\[{row}\]"):
-                    sample_tokens(bad, params, backend=backend)
-        bad = good.clone()
-        bad[2] = -torch.inf
-        with pytest.raises(NumericalError, match=r"logits\[2\]"):
-            sample_tokens(bad, params, backend=backend)
-        index = torch.tensor([1, 2, 0])
-        with pytest.raises(NumericalError, match=r"logits\[2\] \(row 1 of the draw\)"):
-            sample_tokens(bad, params, row_index=index, backend=backend)
-        one = SampleParams.build(key=[0], position=0)
-        banned = make_adjust(1, 0, -math.inf)
-        with pytest.raises(NumericalError, match="every token is banned"):
-            sample_tokens(torch.zeros(1, 1, dtype=dtype), one, adjust=banned, backend=backend)
+    for value, token in [(torch.nan, 0), (torch.nan, 129), (torch.inf, 70)]:
+        for row in range(3):
+            bad = good.clone()
+            bad[row, token] = value
+            with pytest.raises(NumericalError, match=rf"logits\[{row}\]"):
+                draw_on(runner, bad, params)
+    bad = good.clone()
+    bad[2] = -torch.inf
+    with pytest.raises(NumericalError, match=r"logits\[2\]"):
+        draw_on(runner, bad, params)
+    index = torch.tensor([1, 2, 0])
+    with pytest.raises(NumericalError, match=r"logits\[2\] \(row 1 of the draw\)"):
+        draw_on(runner, bad, params, index)
+    one = SampleParams.build(key=[0], position=0)
+    banned = make_adjust(1, 0, -math.inf)
+    with pytest.raises(NumericalError, match="every token is banned"):
+        draw_on(runner, torch.zeros(1, 1, dtype=dtype), one, adjust=banned)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_banned_tokens_are_never_drawn(runner: str) -> None:
-    rows = 500
+    rows = 50 if runner == "triton" else 500
     z = torch.zeros(1, 3)
     params = SampleParams.build(key=range(rows), position=0)
     index = torch.zeros(rows, dtype=torch.int64)
-    with running(runner) as backend:
-        drawn = sample_tokens(
-            z, params, row_index=index, adjust=make_adjust(rows, 1, -math.inf), backend=backend
-        )
+    drawn = draw_on(runner, z, params, index, make_adjust(rows, 1, -math.inf))
     assert set(drawn.token.tolist()) == {0, 2}
 
 
@@ -303,24 +334,22 @@ def fields(result: SampledTokens) -> list[torch.Tensor]:
     return [getattr(result, name) for name in FIELDS]
 
 
-@pytest.mark.parametrize("runner", CPU)
+@pytest.mark.parametrize("runner", [*CPU, "triton"])
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_bits_depend_on_the_row_alone(runner: str, options: dict[str, Any]) -> None:
     rows = 9
     z = random_logits(rows, 1000, seed=3).float()
     params = SampleParams.build(key=range(rows), position=range(rows), **options)
-    with running(runner) as backend:
-        whole = sample_tokens(z, params, backend=backend)
-        with torch_threads(3):
-            again = sample_tokens(z, params, backend=backend)
-        for row in (0, 4, 8):
-            one = SampleParams.build(key=[row], position=[row], **options)
-            alone = sample_tokens(z[row : row + 1], one, backend=backend)
-            index = torch.tensor([row])
-            indexed = sample_tokens(z, one, row_index=index, backend=backend)
-            for tensor, a, b in zip(fields(whole), fields(alone), fields(indexed), strict=True):
-                assert torch.equal(tensor[row : row + 1], a)
-                assert torch.equal(a, b)
+    whole = draw_on(runner, z, params)
+    with torch_threads(3):
+        again = draw_on(runner, z, params)
+    for row in (0, 4, 8):
+        one = SampleParams.build(key=[row], position=[row], **options)
+        alone = draw_on(runner, z[row : row + 1], one)
+        indexed = draw_on(runner, z, one, torch.tensor([row]))
+        for tensor, a, b in zip(fields(whole), fields(alone), fields(indexed), strict=True):
+            assert torch.equal(tensor[row : row + 1], a)
+            assert torch.equal(a, b)
     for tensor, same in zip(fields(whole), fields(again), strict=True):
         assert torch.equal(tensor, same)
 
@@ -332,31 +361,32 @@ def test_strided_logits(runner: str) -> None:
     padded[:, :130] = z
     params = SampleParams.build(key=range(4), position=0, top_p=0.9)
     expected = sample_tokens(z, params, backend="reference")
-    with running(runner) as backend:
-        for layout in (padded[:, :130], z.t().contiguous().t()):
-            got = sample_tokens(layout, params, backend=backend)
-            assert torch.equal(got.token, expected.token)
+    for layout in (padded[:, :130], z.t().contiguous().t()):
+        got = draw_on(runner, layout, params)
+        assert torch.equal(got.token, expected.token)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_no_rows(runner: str) -> None:
     params = SampleParams.build(key=[], position=[])
-    with running(runner) as backend:
-        drawn = sample_tokens(torch.zeros(0, 5), params, backend=backend)
+    drawn = draw_on(runner, torch.zeros(0, 5), params)
     assert drawn.token.shape == (0,)
 
 
-@pytest.mark.parametrize("runner", CPU)
+@pytest.mark.parametrize("runner", [*CPU, "triton"])
 def test_bad_indices_are_refused(runner: str) -> None:
     z = torch.zeros(2, 10)
     params = SampleParams.build(key=[0, 1], position=0)
-    with running(runner) as backend:
-        for index in (-1, 2):
-            with pytest.raises(ValueError, match=rf"row_index\[1\]: is {index}"):
-                sample_tokens(z, params, row_index=torch.tensor([0, index]), backend=backend)
-        for token in (-1, 10):
-            with pytest.raises(ValueError, match=rf"token_ids\[0\]: is {token}"):
-                sample_tokens(z, params, adjust=make_adjust(2, token, 0.0), backend=backend)
+    for index in (-1, 2):
+        with pytest.raises(ValueError, match=rf"row_index\[1\]: is {index}"):
+            draw_on(runner, z, params, torch.tensor([0, index]))
+    for token in (-1, 10):
+        if runner == "triton":  # nobody waits for the device to look
+            drawn = draw_on(runner, z, params, adjust=make_adjust(2, token, math.inf))
+            assert torch.equal(drawn.token, draw_on(runner, z, params).token)
+            continue
+        with pytest.raises(ValueError, match=rf"token_ids\[0\]: is {token}"):
+            draw_on(runner, z, params, adjust=make_adjust(2, token, 0.0))
 
 
 def test_bad_arguments_are_refused() -> None:

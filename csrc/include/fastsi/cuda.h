@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "fastsi/match_stop.h"
 #include "fastsi/tensor_view.h"
 #include "fastsi/token_bytes.h"
 
@@ -32,5 +33,13 @@ struct PathKeys {
 void read_path_keys(const TensorView& tokens, const TensorView& path_indptr,
                     const TokenBytes& table, const TensorView& scratch, const PathKeys& result,
                     std::uintptr_t stream);
+
+// As fastsi::match_stop, on `stream`; all tensors are on the current device. Nothing is checked
+// that stands in device memory: a row whose slot, rule or token is out of range is no hit.
+// `scratch` uint8 [rows, bytes] takes the end of a text and a token; where it is too short, the row
+// is a hit.
+void match_stop(const TensorView& tokens, const TensorView& slots, const TokenBytes& table,
+                const StopRules& rules, const StopState& state, const TensorView& scratch,
+                const TensorView& hit, std::uintptr_t stream);
 
 }  // namespace fastsi::cuda

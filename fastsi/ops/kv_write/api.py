@@ -31,7 +31,8 @@ def kv_write(
 
     Raises:
         ValueError: shapes, dtypes or devices disagree, or a slot lies outside the cache. Nothing
-            has been written then.
+            has been written then. On a GPU a slot outside the cache is skipped instead: finding it
+            would wait for the device.
         BackendUnavailable: the requested backend cannot run.
     """
     _checks.require_float("k", k)

@@ -26,10 +26,13 @@ def linear(
 
     With y = x @ W.T + bias over all n output features, the result is activation(y) + residual; for
     a pair with y = [gate, up] it is activation(gate) * up + residual. On the CPU a row has the same
-    bits whatever rows stand beside it and whatever the number of threads.
+    bits whatever rows stand beside it and whatever the number of threads; on a GPU on backend
+    "triton", which is slower than cuBLAS, whose kernels, and so whose bits, follow from the number
+    of rows.
 
     Args:
-        x: [rows, k], float32 on the CPU backend; any strides with a contiguous last dimension.
+        x: [rows, k], float32 on the CPU backend, the weights' dtype on a GPU; any strides with a
+            contiguous last dimension.
         packed: made by `pack_weight`, n output features.
         bias: [n], x's dtype, in the order of the weights given to `pack_weight`.
         residual: [rows, packed.out_features], x's dtype.
@@ -57,8 +60,12 @@ def linear(
 
 
 def _backend(packed: PackedWeight, backend: str) -> str:
-    """Weights packed without the extension have no layout that its kernels read."""
-    return "reference" if packed.handle is None and backend == "auto" else backend
+    """What "auto" means for these weights.
+
+    Packed without the extension, they have no layout that its kernels read.
+    """
+    on_gpu = packed.layout == "own" and packed.weights[0].is_cuda
+    return "reference" if backend == "auto" and packed.handle is None and not on_gpu else backend
 
 
 def _check(

@@ -12,12 +12,17 @@ from typing import Any
 import torch
 
 from fastsi import _ext
+from fastsi.errors import ConfigError
 from fastsi.ops import _checks
 from fastsi.ops._memory import aligned
 from fastsi.ops.linear import int8
 from fastsi.types import check_known
 
 MODES = ("fp32", "int8")
+_JOIN_BYTES = 1 << 26
+"""Weights up to this size are copied side by side on a GPU: the product takes some 20 us at 3 TB/s,
+so another launch and a last, half-filled wave of blocks count; of larger ones the copy would cost
+more memory than the time is worth."""
 _EXACT = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -42,9 +47,11 @@ class PackedWeight:
     layout: str
     """"panelW": panels of W columns, [panels, k, W]; "int8_panel16" or, for AVX2 without VNNI,
     "int8_panel16_steps": as in csrc/cpu/linear_int8.h; "rows", without the extension: [n, k], in
-    mode "int8" with k filled up to 64."""
+    mode "int8" with k filled up to 64; "own": the weights as they are, in ``weights``."""
     data: torch.Tensor
-    """uint8 [bytes], 64-byte aligned: the weights in this layout."""
+    """uint8 [bytes], 64-byte aligned: the weights in this layout; empty in layout "own"."""
+    weights: tuple[torch.Tensor, ...] = ()
+    """In layout "own" the weights given, or one [n, k] of all of them."""
     scales: torch.Tensor | None = None
     """float32 [n], factor of each output feature, in mode "int8" and layout "rows"."""
     handle: Any = dataclasses.field(default=None, repr=False)
@@ -57,8 +64,22 @@ class PackedWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held."""
-        return self.data.nbytes + (0 if self.scales is None else self.scales.nbytes)
+        """Bytes of memory held, the given weights themselves not counted."""
+        joined = self.weights[0].nbytes if 0 < len(self.weights) < len(self.splits) else 0
+        held = joined if self.layout == "own" else self.data.nbytes
+        return held + (0 if self.scales is None else self.scales.nbytes)
+
+    def own(self, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        """The weights of layout "own": one of all features, or as many as were given.
+
+        Raises:
+            ValueError: another layout, or another dtype.
+        """
+        if self.layout != "own":
+            raise ValueError(f"packed: layout is {self.layout!r}; pack with keep=True for this")
+        if self.weights[0].dtype != dtype:
+            raise ValueError(f"x: dtype is {dtype}, the weights are {self.weights[0].dtype}")
+        return self.weights
 
     def unpack(self) -> list[torch.Tensor]:
         """The weights [N_i, K] as float32, with the values that `linear` computes with.
@@ -69,7 +90,11 @@ class PackedWeight:
         Raises:
             ValueError: the instruction set in force does not read this layout.
         """
-        if self.mode == "int8":
+        if self.layout == "own" and len(self.weights) == len(self.splits):
+            return [weight.to(torch.float32, copy=True) for weight in self.weights]
+        if self.layout == "own":
+            whole = self.weights[0].float()
+        elif self.mode == "int8":
             whole = int8.dequantised(*self.integers(), self.k)
         elif self.layout == "rows":
             whole = self.data.view(torch.float32).view(self.n, self.k)
@@ -86,22 +111,34 @@ class PackedWeight:
 
 
 def pack_weight(
-    weights: Sequence[torch.Tensor], *, mode: str = "fp32", pair: bool = False
+    weights: Sequence[torch.Tensor],
+    *,
+    mode: str = "fp32",
+    pair: bool = False,
+    keep: bool | None = None,
 ) -> PackedWeight:
-    """Copy weights into the layout that `linear` reads fastest on this machine.
+    """Bring weights into the layout that `linear` reads fastest where they are.
+
+    On a CPU that is a copy. On a GPU one weight is kept as it is, by reference; several small ones
+    are copied side by side, since one product is faster than several.
 
     Args:
-        weights: [N_i, K] each, on the CPU, any strides: several layers of one input, side by side
-            (query, key and value, say). float32, or a type that float32 holds exactly.
-        mode: "fp32"; or "int8", a quarter of the memory and faster, where weights and the rows of
-            each call are rounded to 8 bits or 7 (`fastsi.ops.linear.int8`).
+        weights: [N_i, K] each, on one device, any strides: several layers of one input, side by
+            side (query, key and value, say). On a CPU float32, or a type that float32 holds
+            exactly; on a GPU of one type, that of the rows.
+        mode: "fp32", the arithmetic of the weights' type; or "int8", on a CPU, a quarter of the
+            memory and faster, where weights and the rows of each call are rounded to 8 bits or
+            7 (`fastsi.ops.linear.int8`).
         pair: the weights are two of one shape, gate and up; see `linear`.
+        keep: use the layout of GPUs; None: where the weights are on one.
 
     Raises:
-        ConfigError: no such mode.
+        ConfigError: no such mode, or not on this device.
         ValueError: shapes, dtypes or devices do not fit.
     """
     check_known([mode], MODES, "mode")
+    if weights and (weights[0].device.type != "cpu" if keep is None else keep):
+        return _keep(weights, mode, pair)
     _check(weights, pair)
     with torch.no_grad():
         plain = [weight.detach().to(torch.float32).contiguous() for weight in weights]
@@ -115,6 +152,28 @@ def pack_weight(
         data = aligned(4 * sum(weight.numel() for weight in plain))
         data.view(torch.float32).copy_(torch.cat([weight.flatten() for weight in plain]))
     return PackedWeight(**common(plain, mode, pair), layout="rows", data=data)
+
+
+def _keep(weights: Sequence[torch.Tensor], mode: str, pair: bool) -> PackedWeight:
+    """Layout "own"."""
+    if mode != "fp32":
+        raise ConfigError(f"mode={mode!r}: runs on a CPU, the weights are on {weights[0].device}")
+    first = weights[0]
+    for i, weight in enumerate(weights):
+        _checks.require_shape(f"weights[{i}]", weight, (None, first.shape[-1]))
+        _checks.require_device(f"weights[{i}]", weight, first.device)
+        _checks.require_dtype(f"weights[{i}]", weight, first.dtype)
+        _checks.require_float(f"weights[{i}]", weight)
+    _check_pair(weights, pair)
+    held = tuple(weight.detach() for weight in weights)
+    if len(held) > 1 and sum(weight.nbytes for weight in held) <= _JOIN_BYTES:
+        held = (torch.cat(held),)
+    return PackedWeight(
+        **common(weights, mode, pair),
+        layout="own",
+        data=torch.empty(0, dtype=torch.uint8),
+        weights=held,
+    )
 
 
 def common(weights: Sequence[torch.Tensor], mode: str, pair: bool) -> dict[str, Any]:
@@ -139,6 +198,10 @@ def _check(weights: Sequence[torch.Tensor], pair: bool) -> None:
         if weight.dtype not in _EXACT:
             allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _EXACT)
             raise ValueError(f"{name}: dtype is {weight.dtype}, must be one of {allowed}")
+    _check_pair(weights, pair)
+
+
+def _check_pair(weights: Sequence[torch.Tensor], pair: bool) -> None:
     if pair and (len(weights) != 2 or weights[0].shape != weights[1].shape):
         shapes = [list(weight.shape) for weight in weights]
         raise ValueError(f"weights: shapes are {shapes}, a pair needs two of one shape")

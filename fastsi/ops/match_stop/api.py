@@ -28,23 +28,31 @@ def match_stop(
     Args:
         tokens: int64 [R].
         slots: int64 [R], no slot twice; slots whose ``state.rule`` is -1 are passed over.
-        table: bytes of every token; tokens beyond it spell nothing.
+        table: bytes of every token, on the device of the tokens, as all that follows; tokens
+            beyond it spell nothing.
         rules: what ends a text, by class.
         state: of all slots, at least ``rules.width`` bytes wide; modified.
         backend: a name, or "auto".
 
     Returns:
-        uint8 [R], 1 for a hit, on the CPU like all of the arguments.
+        uint8 [R], 1 for a hit, on the device of the arguments.
 
     Raises:
-        ValueError: shapes, dtypes or devices disagree, or a slot is out of range.
+        ValueError: shapes, dtypes or devices disagree, or, on a CPU, a slot is out of range; on
+            a GPU such a row is no hit.
         BackendUnavailable: the requested backend cannot run.
     """
     _checks.require_shape("tokens", tokens, (None,))
     _checks.require_shape("slots", slots, tuple(tokens.shape))
     for name, tensor in (("tokens", tokens), ("slots", slots)):
         _checks.require_dtype(name, tensor, torch.int64)
-        _checks.require_device(name, tensor, torch.device("cpu"))
+    for name, tensor in (
+        ("slots", slots),
+        ("table.data", table.data),
+        ("rules.data", rules.data),
+        ("state.tail", state.tail),
+    ):
+        _checks.require_device(name, tensor, tokens.device)
     if state.tail.shape[1] < rules.width:
         raise ValueError(f"state: holds {state.tail.shape[1]} bytes, must hold {rules.width}")
     run = _registry.choose("match_stop", _registry.facts(tokens), backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,9 +47,14 @@ class StopRules:
 
     @property
     def width(self) -> int:
-        """Bytes of a text that must be remembered."""
+        """Bytes of a text that must be remembered; on a GPU the host waits to know it."""
         widest: int = max([WINDOW, *self.string_indptr.diff().tolist()])
         return widest
+
+    def to(self, device: torch.device | str) -> StopRules:
+        """The same rules on a device."""
+        parts = (getattr(self, field.name).to(device) for field in dataclasses.fields(self))
+        return StopRules(*parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,13 +71,13 @@ class StopState:
     """uint8 [slots], 1 inside ``<think>``."""
 
     @classmethod
-    def make(cls, slots: int, width: int) -> StopState:
+    def make(cls, slots: int, width: int, device: torch.device | str = "cpu") -> StopState:
         """All slots passed over."""
         return cls(
-            rule=torch.full((slots,), -1, dtype=torch.int32),
-            tail=torch.zeros((slots, width), dtype=torch.uint8),
-            length=torch.zeros(slots, dtype=torch.int32),
-            thinking=torch.zeros(slots, dtype=torch.uint8),
+            rule=torch.full((slots,), -1, dtype=torch.int32, device=device),
+            tail=torch.zeros((slots, width), dtype=torch.uint8, device=device),
+            length=torch.zeros(slots, dtype=torch.int32, device=device),
+            thinking=torch.zeros(slots, dtype=torch.uint8, device=device),
         )
 
     def begin(self, slot: int, rule: int, text: bytes = b"", thinking: bool = False) -> None:
@@ -80,4 +86,5 @@ class StopState:
         self.rule[slot], self.length[slot] = rule, len(kept)
         opened, closed = text.rfind(b"<think>"), text.rfind(b"</think>")
         self.thinking[slot] = thinking if opened == closed else opened > closed
-        self.tail[slot, : len(kept)] = torch.tensor(list(kept), dtype=torch.uint8)
+        there = torch.tensor(list(kept), dtype=torch.uint8, device=self.tail.device)
+        self.tail[slot, : len(kept)] = there

@@ -79,7 +79,8 @@ def rope_kv_write(
         k_cache: [pages, kv_heads, page_size, head_dim], contiguous, q's dtype, or bfloat16 where
             q is float32 (rounded to nearest, ties to even); modified.
         v_cache: as k_cache; modified.
-        slots: int64 [R], ``page * page_size + offset``; -1 writes nothing. No slot twice.
+        slots: int64 [R], ``page * page_size + offset``; -1 writes nothing. No slot twice. On a
+            GPU a slot outside the cache is passed over too: a check would make the host wait.
         q_norm: [head_dim]: `rms_norm` of every query head, with this weight, before it turns.
         k_norm: the same for keys.
         eps: of both norms.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from fastsi.errors import NumericalError
@@ -15,6 +17,7 @@ def sample_tokens(
     *,
     row_index: torch.Tensor | None = None,
     adjust: LogitAdjust | None = None,
+    check: bool = True,
     backend: str = "auto",
 ) -> SampledTokens:
     """Draw one token per row, exactly from the stated distribution, from the row's own stream.
@@ -27,7 +30,10 @@ def sample_tokens(
         logits: [L, vocab], floating; any row stride with a contiguous last dimension.
         params: settings of R rows, on logits' device.
         row_index: int64 [R]: row r reads ``logits[row_index[r]]``; None: R = L, row r reads row r.
-        adjust: bias and penalties of R rows; logits are not modified.
+        adjust: bias and penalties of R rows; logits are not modified. On a GPU a token outside
+            the vocabulary is skipped.
+        check: look for rows without a result, which waits for the device. False, as the capture
+            of a CUDA graph needs, leaves token -1 in such a row; see `require_drawn`.
         backend: a name, or "auto".
 
     Raises:
@@ -52,12 +58,34 @@ def sample_tokens(
     _checks.require_device("params", params.temperature, logits.device)
     run = _registry.choose("sample_tokens", _registry.facts(logits), backend)
     drawn: SampledTokens = run(logits, params, row_index, adjust)
-    bad = (drawn.token < 0).nonzero()
-    if len(bad):
-        row = int(bad[0])
-        source = row if row_index is None else int(row_index[row])
-        raise NumericalError(
-            f"logits[{source}] (row {row} of the draw) hold NaN, +inf or no finite value; "
-            f"the model's weights or activations overflowed, or every token is banned"
-        )
+    if check and bool((drawn.token < 0).any()):
+        read = None if row_index is None else row_index.cpu().numpy()
+        outside = (read is not None) and (read < 0) | (read >= len(logits))
+        if read is not None and np.any(outside):
+            row = int(np.argmax(outside))
+            raise ValueError(f"row_index[{row}]: is {read[row]}, must be in 0..{len(logits) - 1}")
+        require_drawn(drawn.token.cpu().numpy(), read)
     return drawn
+
+
+def require_drawn(
+    tokens: npt.NDArray[np.int64], row_index: npt.NDArray[np.int64] | None = None
+) -> None:
+    """Refuse tokens of a draw that did not succeed.
+
+    Args:
+        tokens: int64 [R], what `sample_tokens` drew.
+        row_index: int64 [R], as it was given there.
+
+    Raises:
+        NumericalError: a row had NaN, +inf, or no finite logit; the message names the row.
+    """
+    bad = np.flatnonzero(tokens < 0)
+    if not len(bad):
+        return
+    row = int(bad[0])
+    source = row if row_index is None else int(row_index[row])
+    raise NumericalError(
+        f"logits[{source}] (row {row} of the draw) hold NaN, +inf or no finite value; "
+        f"the model's weights or activations overflowed, or every token is banned"
+    )

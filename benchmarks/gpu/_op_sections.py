@@ -1,0 +1,213 @@
+"""Sections of `run_all.py` that time single ops at the shapes of a decode step."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from _measure import Call, Context, device_seconds, show_time
+from _plans import Sizes, cache_of, plan_of
+
+from fastsi import ops
+
+_BEYOND_CACHE = 128 << 20
+"""Bytes of data that one recording goes through, more than any GPU's last cache holds."""
+
+
+def rates(context: Context) -> None:
+    """Copy and matrix rate, of which everything else is a share."""
+    for dtype in (context.dtype, torch.float32):
+        found = context.rates_of(dtype)
+        context.add(
+            f"machine, {found.dtype}",
+            f"copy {found.bytes_per_s / 1e9:.4g} GB/s, products {found.flops_per_s / 1e12:.4g} "
+            f"TFLOP/s",
+            copy_bytes_per_s=found.bytes_per_s,
+            flops_per_s=found.flops_per_s,
+        )
+
+
+def segment_attention(context: Context) -> None:
+    """Shared prefixes of several lengths alone, then with suffixes, beside paged attention."""
+    prefixes = (40, 80) if context.dry else (1024, 4096, 16384)
+    for prefix in prefixes:
+        sizes = Sizes.at(context.dry, prefix=prefix, suffix=0)
+        shared = _attention(context, sizes, sharing=True)
+        flops, moved = sizes.floor(context.dtype.itemsize)
+        context.share(
+            f"segment_attention, {sizes.rows} rows, prefix {prefix}",
+            shared,
+            context.floor(flops, moved),
+            0.85,
+        )
+        if prefix == prefixes[1]:
+            apart = _attention(context, sizes, sharing=False)
+            context.ratio(
+                f"the same beside every row for itself, prefix {prefix}",
+                apart / shared,
+                5.0,
+                seconds=shared,
+                apart_seconds=apart,
+            )
+    sizes = Sizes.at(context.dry, prefix=prefixes[0], suffix=9 if context.dry else 512)
+    seconds = _attention(context, sizes, sharing=True)
+    flops, moved = sizes.floor(context.dtype.itemsize)
+    context.share(
+        f"segment_attention with ragged suffixes 1 to {sizes.suffix}",
+        seconds,
+        context.floor(flops, moved),
+        0.8,
+    )
+
+
+def _attention(context: Context, sizes: Sizes, *, sharing: bool) -> float:
+    plan = plan_of(sizes, context.device, sharing=sharing)
+    k_cache, v_cache = cache_of(sizes, plan, context.device, context.dtype)
+    copies = max(1, min(16, _BEYOND_CACHE // (2 * k_cache.nbytes)))
+    if context.dry:
+        copies = 2
+    caches = [(k_cache, v_cache), *((k_cache.clone(), v_cache.clone()) for _ in range(copies - 1))]
+    shape = (plan.num_rows, sizes.query_heads, sizes.head_dim)
+    q = torch.randn(shape, device=context.device, dtype=context.dtype)
+    calls: list[Call] = [lambda k=k, v=v: ops.segment_attention(q, k, v, plan) for k, v in caches]
+    return device_seconds(calls, context.device)
+
+
+def sample_tokens(context: Context) -> None:
+    """One pass over the logits of a step, beside softmax and multinomial."""
+    rows, vocab = (6, 211) if context.dry else (256, 128256)
+    device = context.device
+    logits = [
+        (3 * torch.randn(rows, vocab, device=device)).to(context.dtype)
+        for _ in range(2 if context.dry else 4)
+    ]
+    keys = torch.arange(rows, device=device)
+    plain = ops.SampleParams.build(key=keys, position=0, temperature=0.7, device=device)
+    cut = ops.SampleParams.build(
+        key=keys, position=0, temperature=0.7, top_k=50, top_p=0.9, device=device
+    )
+    seconds = device_seconds([lambda x=x: ops.sample_tokens(x, plain) for x in logits], device)
+    floor = context.floor(0.0, float(logits[0].nbytes))
+    context.share(f"sample_tokens, {rows} x {vocab}", seconds, floor, 0.85)
+
+    def torch_draw(x: torch.Tensor) -> torch.Tensor:
+        return torch.multinomial(torch.softmax(x.float() / 0.7, dim=-1), 1)
+
+    theirs = device_seconds([lambda x=x: torch_draw(x) for x in logits], device)
+    context.ratio("the same beside torch softmax and multinomial", theirs / seconds, 5.0)
+    truncated = device_seconds([lambda x=x: ops.sample_tokens(x, cut) for x in logits], device)
+    context.share("sample_tokens with top-k 50 and top-p 0.9", truncated, floor, None)
+
+
+def fused_ops(context: Context) -> None:
+    """Norm, rotation with cache write, and activation at the sizes of Llama-3.1-8B."""
+    dry, device, dtype = context.dry, context.device, context.dtype
+    rows, hidden, inner = (5, 48, 64) if dry else (256, 4096, 14336)
+    heads, dim = ((3, 1, 1), 16) if dry else ((32, 8, 8), 128)
+    copies = 2 if dry else 24
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=device).to(dtype)
+
+    x, weight = [normal(rows, hidden) for _ in range(copies)], normal(hidden)
+    residuals = [normal(rows, hidden) for _ in range(copies)]
+    out = torch.empty_like(x[0])
+    calls: list[Call] = [
+        lambda a=a, r=r: ops.rms_norm(a, weight, 1e-5, residual=r, out=out)
+        for a, r in zip(x, residuals, strict=True)
+    ]
+    item = dtype.itemsize
+    context.share(
+        f"rms_norm with residual, {rows} x {hidden}",
+        device_seconds(calls, device),
+        context.floor(0.0, 4.0 * rows * hidden * item),
+        None,
+    )
+    cos, sin = normal(rows, dim), normal(rows, dim)
+    pages = -(-rows // 16)
+    caches = [normal(2, pages, heads[1], 16, dim) for _ in range(copies)]
+    fused = [normal(rows, sum(heads), dim) for _ in range(copies)]
+    slots = torch.arange(rows, device=device)
+    calls = [
+        lambda f=f, c=c: ops.rope_kv_write(*f.split(heads, dim=1), cos, sin, c[0], c[1], slots)
+        for f, c in zip(fused, caches, strict=True)
+    ]
+    moved = 2.0 * rows * (sum(heads) + 1) * dim * item
+    context.share(
+        f"rope_kv_write, {rows} rows, {heads[0]}/{heads[1]} heads of {dim}",
+        device_seconds(calls, device),
+        context.floor(0.0, moved),
+        None,
+    )
+    both = [normal(rows, 2 * inner) for _ in range(copies)]
+    target = normal(rows, inner)
+    calls = [lambda b=b: ops.act_mul(*b.chunk(2, dim=1), "silu", out=target) for b in both]
+    context.share(
+        f"act_mul, {rows} x {inner}",
+        device_seconds(calls, device),
+        context.floor(0.0, 3.0 * rows * inner * item),
+        None,
+    )
+
+
+def linears(context: Context) -> None:
+    """cuBLAS, joined and apart, beside the Triton kernel of fixed sums, at two model sizes."""
+    dry, device, dtype = context.dry, context.device, context.dtype
+    shapes = {
+        "qkv 8B": ((4096, 1024, 1024), 4096, False),
+        "out 8B": ((4096,), 4096, False),
+        "gate_up 8B": ((14336, 14336), 4096, True),
+        "down 8B": ((4096,), 14336, False),
+        "gate_up 1.5B": ((8960, 8960), 1536, True),
+        "down 1.5B": ((1536,), 8960, False),
+    }
+    if dry:
+        shapes = {"qkv": ((12, 4, 4), 16, False), "gate_up": ((20, 20), 16, True)}
+    for rows in (4,) if dry else (32, 256):
+        for name, (sizes, depth, pair) in shapes.items():
+            weights = [torch.randn(n, depth, device=device).to(dtype) for n in sizes]
+            x = torch.randn(rows, depth, device=device).to(dtype)
+            _linear(context, f"linear {name}, {rows} rows", x, weights, pair)
+
+
+def _linear(
+    context: Context, name: str, x: torch.Tensor, weights: list[torch.Tensor], pair: bool
+) -> None:
+    """A row for one product; weights of 8B layers are beyond the cache of a GPU."""
+    activation = "silu" if pair else None
+    packed, joined = ops.pack_weight(weights, pair=pair, keep=True), torch.cat(weights)
+
+    def seconds(call: Call) -> float:
+        return device_seconds([call], context.device, budget=0.1)
+
+    bare = seconds(lambda: x @ joined.t())
+    backends = ("reference",) if context.dry else ("cuda", "triton")
+    times = {
+        backend: seconds(partial(ops.linear, x, packed, activation=activation, backend=backend))
+        for backend in backends
+    }
+    floor = context.floor(2.0 * len(x) * joined.numel(), float(joined.nbytes))
+    shown = ", ".join(f"{backend} {show_time(taken)}" for backend, taken in times.items())
+    context.add(
+        name,
+        f"torch's product {show_time(bare)}, {shown}, floor {show_time(floor)}",
+        torch_seconds=bare,
+        floor_seconds=floor,
+        **{f"{backend}_seconds": taken for backend, taken in times.items()},
+    )
+
+
+def match_stop(context: Context) -> None:
+    """One token of every row against the rules of answers, in microseconds of the device."""
+    rows, device = (6 if context.dry else 256), context.device
+    parts = [b" the", b" answer", b" is", b" 12", b".", b"\n", b" so", b" \\boxed{3}"]
+    table = ops.TokenBytes.from_parts(parts, [0] * len(parts)).to(device)
+    rules = ops.StopRules.make([(["\nQ:"], True, True)])
+    state = ops.StopState.make(rows, rules.width, device)
+    for slot in range(rows):
+        state.begin(slot, 0, b"First there are three apples. " * 8)
+    tokens = torch.randint(0, len(parts), (rows,)).to(device)
+    slots, rules = torch.arange(rows, device=device), rules.to(device)
+    call = partial(ops.match_stop, tokens, slots, table, rules, state)
+    taken = device_seconds([call], device)
+    context.add(f"match_stop, {rows} rows", show_time(taken), seconds=taken)

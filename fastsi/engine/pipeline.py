@@ -1,0 +1,106 @@
+"""Steps that have been launched and whose tokens the host has not read yet.
+
+While the device runs a step, the host chooses and launches the next one, taking every path to go
+on, and only then reads the tokens of the first. Two things make this safe. Inputs come from the
+device: the token that a path drew last is kept there by table slot (`Pipeline.tokens`). And what
+the host frees is used again only by steps launched later, which the device runs later: a path that
+turns out to have ended has one row too many in flight, whose token is dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastsi import ops
+from fastsi.engine.plan import Step
+from fastsi.engine.rows import Int, RowTable
+from fastsi.engine.sampler import Drawn
+from fastsi.engine.staging import Readback
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Landed:
+    """Tokens of a step, of the paths that still have their slots."""
+
+    slots: Int
+    rows: Int
+    """Rows of the step's logits that the tokens were drawn from."""
+    at: Int
+    """Which output token of its path each one is."""
+    tokens: Int
+    logprobs: npt.NDArray[np.float64]
+    num_dropped: int
+    """Tokens of paths that had ended before, or were cancelled."""
+
+
+class Flight:
+    """One launched step."""
+
+    def __init__(self, step: Step, table: RowTable, drawn: Drawn) -> None:
+        """Remember whose tokens these are; the table may change before they are read."""
+        self.slots, self._rows = step.draw_slots, step.draw_rows
+        self._at, self._owner = table.num_out[self.slots], table.owner[self.slots]
+        self._back = Readback(drawn.token, drawn.logprob) if len(self.slots) else None
+
+    def land(self, table: RowTable) -> Landed:
+        """Wait for the tokens.
+
+        Raises:
+            NumericalError: the logits of a path that goes on were of no use.
+        """
+        if self._back is None:  # a step of prefill alone: nothing to wait for
+            none = np.empty(0, dtype=np.int64)
+            return Landed(none, none, none, none, none.astype(np.float64), 0)
+        tokens, logprobs = self._back.wait()
+        ours = table.owner[self.slots] == self._owner
+        ops.require_drawn(tokens[ours], self._rows[ours])
+        return Landed(
+            slots=self.slots[ours],
+            rows=self._rows[ours],
+            at=self._at[ours],
+            tokens=tokens[ours].astype(np.int64),
+            logprobs=logprobs[ours].astype(np.float64),
+            num_dropped=int((~ours).sum()),
+        )
+
+
+class Pipeline:
+    """At most one step in flight while the next is chosen."""
+
+    def __init__(self, capacity: int, device: torch.device, *, ahead: bool) -> None:
+        """Set up for ``capacity`` table slots.
+
+        Args:
+            capacity: table slots.
+            device: of the model.
+            ahead: launch steps before the tokens of the last one are known, where possible.
+        """
+        self.tokens = torch.zeros(capacity, dtype=torch.int64, device=device)
+        """The token last drawn in each slot."""
+        self._ahead = ahead
+        self.flight: Flight | None = None
+
+    def launch(self, step: Step, table: RowTable, drawn: Drawn) -> Flight | None:
+        """Put a step into flight whose tokens are being drawn; returns the one that was there."""
+        before, self.flight = self.flight, Flight(step, table, drawn)
+        if self._ahead and len(step.draw_slots):
+            # A row of NaN draws -1, which no embedding has; the error is raised when it lands.
+            self.tokens[drawn.slots] = drawn.token.clamp(min=0)
+        return before
+
+    def take(self) -> Flight | None:
+        """The step in flight, which is then no longer there."""
+        flight, self.flight = self.flight, None
+        return flight
+
+    def must_land(self, step: Step, table: RowTable) -> bool:
+        """Whether the host needs the results of ``step`` before it can choose the next one.
+
+        Penalties count tokens on the host, the most likely tokens are read from the logits, and
+        scores end paths.
+        """
+        return not self._ahead or step.scores or bool(table.special[step.draw_slots].any())

@@ -1,0 +1,1 @@
+"""`token_logprob`: log-probability of chosen tokens without the matrix of logits."""
