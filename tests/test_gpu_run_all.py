@@ -96,6 +96,30 @@ def test_shares_and_ratios_are_judged_against_their_goals(script: ModuleType) ->
     assert "| b | 2 s, 50% of the floor | >= 60% of the floor | NOT MET |" in page
 
 
+def test_outcomes_of_tests_are_counted(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import _checks
+
+    (tmp_path / "tests").mkdir()
+    bodies = {"good": "assert True", "bad": "assert False", "long": "import time; time.sleep(60)"}
+    for name, body in bodies.items():
+        more = "def test_first(): pass\n" if name == "long" else ""
+        text = f"{more}def test_{name}(): {body}\n"
+        (tmp_path / "tests" / f"test_{name}.py").write_text(text)
+    monkeypatch.setattr(_checks, "ROOT", tmp_path)
+    context = script.Context(
+        device=torch.device("cpu"), dry=False, dtype=torch.float32, deadline=0.0
+    )
+    _checks._pytest(context, "a", [["tests/test_good.py"]], 30.0)
+    _checks._pytest(context, "b", [["tests/test_good.py"], ["tests/test_bad.py"]], 30.0)
+    _checks._pytest(context, "c", [["tests/test_long.py"]], 3.0)
+    assert [row.met for row in context.rows] == [True, False, None]
+    assert context.rows[0].value == "1 passed"
+    assert context.rows[1].value == "1 passed, 1 failed"
+    assert context.rows[2].value.endswith("1 of 1 processes out of time")
+
+
 def test_the_whole_run_fits_its_time(script: ModuleType) -> None:
     assert sum(section.seconds for section in script.SECTIONS[:8]) <= 60 * script.MINUTES + 20
     assert script.MINUTES < 9

@@ -76,7 +76,8 @@ class LLM:
             max_step_tokens: most query tokens per step, prefill chunks included.
             max_model_len: longest prompt plus continuation, tokens; "auto": the model's context.
             deterministic: tokens and log-probs have the same bits whatever else is in the batch or
-                the cache; costs a little sharing between unequal prompts. CPU, float32 models.
+                the cache; costs a little sharing between unequal prompts. On a CPU, float32 models;
+                on a GPU, products by a kernel of its own in place of cuBLAS.
             sharing: see `EngineConfig.sharing`.
             logprobs_mode: see `EngineConfig.logprobs_mode`.
             page_size: tokens per KV page.
