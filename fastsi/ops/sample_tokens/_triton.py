@@ -22,6 +22,7 @@ from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SamplePa
 
 BLOCK = 1024  # tokens whose weights share one sum; `_scan` relies on at most 1024
 TILE = 4096  # tokens per program of `_scan`
+REGISTERS = 128  # per thread of `_finish`; without a bound the compiler spills to save registers
 STEP = 2048  # tokens, or candidates, that `_finish` looks at together; more would spill registers
 CANDIDATES = 8192  # gathered tokens per row; a row with more reads its logits again and again
 _KEY_BITS = {torch.bfloat16: 16, torch.float16: 19, torch.float32: 32, torch.float64: 64}
@@ -101,6 +102,7 @@ def sample_tokens(
             STEP=STEP,
             BLOCKS=triton.next_power_of_2(blocks),
             num_warps=8,
+            **({"maxnreg": REGISTERS} if logits.is_cuda else {}),
         )
     return drawn
 
@@ -163,6 +165,7 @@ def _finish_variant(source: str, accumulate: str, bits: int) -> Variant:
         constants=constants,
         divisible=(*pointers, "stride"),
         num_warps=8,
+        max_registers={80: REGISTERS, 90: REGISTERS},
     )
 
 

@@ -80,6 +80,7 @@ class _TokenLogprob(torch.autograd.Function):
         for first, last in _chunks(hidden, weight, steps):
             z = _product(hidden, weight, bias, first, last)
             steps.update(z, targets, first, scale, running)
+            del z  # the next chunk takes its place, in the allocator and in the cache
         lse = running.top + running.total.log()
         ctx.save_for_backward(hidden, weight, bias, targets, lse)
         ctx.scale, ctx.steps = scale, steps
@@ -106,6 +107,7 @@ class _TokenLogprob(torch.autograd.Function):
                 torch.mm(d.t(), hidden, out=grad_weight[first:last])
             if grad_bias is not None:
                 grad_bias[first:last] = d.sum(dim=0, dtype=dtype)
+            del z, d
         made = None if grad_hidden is None else grad_hidden.to(hidden.dtype)
         return made, grad_weight, grad_bias, None, None, None
 
