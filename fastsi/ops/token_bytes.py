@@ -90,7 +90,9 @@ class TokenBytes:
     def to(self, device: torch.device | str) -> TokenBytes:
         """The same table on a device."""
         made = TokenBytes(
-            *(part.to(device) for part in (self.data, self.offsets, self.flags)),
+            data=self.data.to(device),
+            offsets=self.offsets.to(device),
+            flags=self.flags.to(device),
             strip_first_blank=self.strip_first_blank,
         )
         vars(made)["longest"] = self.longest
