@@ -22,7 +22,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    for folder in (GPU.parent / "engine", GPU.parent, GPU):
+    for folder in (GPU.parent / "ops", GPU.parent / "engine", GPU.parent, GPU):
         monkeypatch.syspath_prepend(str(folder))
     import run_all
 
@@ -42,7 +42,8 @@ def test_a_dry_run_goes_through_every_section() -> None:
         assert wanted in goals, f"no measure has the goal {wanted}"
     assert goals.count("equal") == 2
     assert {row["met"] for row in found["rows"]} == {None}, "toy sizes meet no goal and miss none"
-    for begin in ("decode", "segment_attention", "sample_tokens", "rms_norm", "linear", "match"):
+    ops = ("segment_attention", "sample_tokens", "rms_norm", "linear", "match_stop", "grouping")
+    for begin in ("decode", *ops):
         assert any(measure.startswith(begin) for measure in values), begin
 
 

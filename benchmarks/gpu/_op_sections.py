@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+import _attention_gpu
 import torch
 from _measure import Call, Context, device_seconds, show_time
-from _plans import Sizes, cache_of, plan_of
 
 from fastsi import ops
-
-_BEYOND_CACHE = 128 << 20
-"""Bytes of data that one recording goes through, more than any GPU's last cache holds."""
 
 
 def rates(context: Context) -> None:
@@ -28,49 +25,33 @@ def rates(context: Context) -> None:
 
 
 def segment_attention(context: Context) -> None:
-    """Shared prefixes of several lengths alone, then with suffixes, beside paged attention."""
-    prefixes = (40, 80) if context.dry else (1024, 4096, 16384)
-    for prefix in prefixes:
-        sizes = Sizes.at(context.dry, prefix=prefix, suffix=0)
-        shared = _attention(context, sizes, sharing=True)
-        flops, moved = sizes.floor(context.dtype.itemsize)
-        context.share(
-            f"segment_attention, {sizes.rows} rows, prefix {prefix}",
-            shared,
-            context.floor(flops, moved),
-            0.85,
-        )
-        if prefix == prefixes[1]:
-            apart = _attention(context, sizes, sharing=False)
-            context.ratio(
-                f"the same beside every row for itself, prefix {prefix}",
-                apart / shared,
-                5.0,
-                seconds=shared,
-                apart_seconds=apart,
-            )
-    sizes = Sizes.at(context.dry, prefix=prefixes[0], suffix=9 if context.dry else 512)
-    seconds = _attention(context, sizes, sharing=True)
-    flops, moved = sizes.floor(context.dtype.itemsize)
-    context.share(
-        f"segment_attention with ragged suffixes 1 to {sizes.suffix}",
-        seconds,
-        context.floor(flops, moved),
-        0.8,
-    )
+    """Shared prefixes of several lengths, alone and with suffixes, beside paged attention.
+
+    Every row for itself is the same kernel without sharing, which is paged attention. Results are
+    compared with each other, and with torch's where that fits, before they are timed.
+    """
+    for case in _attention_gpu.measure(context.device, quick=context.dry):
+        seconds, prefix, suffix = case["seconds"], case["prefix"], case["suffix"]
+        rows = case["groups"] * case["paths"]
+        name = f"segment_attention, {rows} rows, prefix {prefix}"
+        name += f", ragged suffixes 1 to {suffix}" if suffix else ""
+        floor, goal = case["floor_seconds"], 0.8 if suffix else 0.85
+        context.share(name, seconds["sharing"], floor, goal, seconds_by_provider=seconds)
+        if not suffix:
+            wanted = 5.0 if prefix == 4096 or context.dry else None
+            gain = seconds["every row for itself"] / seconds["sharing"]
+            context.ratio(f"the same beside paged attention, prefix {prefix}", gain, wanted)
 
 
-def _attention(context: Context, sizes: Sizes, *, sharing: bool) -> float:
-    plan = plan_of(sizes, context.device, sharing=sharing)
-    k_cache, v_cache = cache_of(sizes, plan, context.device, context.dtype)
-    copies = max(1, min(16, _BEYOND_CACHE // (2 * k_cache.nbytes)))
-    if context.dry:
-        copies = 2
-    caches = [(k_cache, v_cache), *((k_cache.clone(), v_cache.clone()) for _ in range(copies - 1))]
-    shape = (plan.num_rows, sizes.query_heads, sizes.head_dim)
-    q = torch.randn(shape, device=context.device, dtype=context.dtype)
-    calls: list[Call] = [lambda k=k, v=v: ops.segment_attention(q, k, v, plan) for k, v in caches]
-    return device_seconds(calls, context.device)
+def crossover(context: Context) -> None:
+    """Where grouping wins: gain over every row for itself, by prefix length."""
+    gains: dict[tuple[int, int], dict[int, float]] = {}
+    for case in _attention_gpu.crossover(context.device, quick=context.dry):
+        key = (case["paths"], case["kv_heads"])
+        gains.setdefault(key, {})[case["prefix"]] = case["gain"]
+    for (paths, kv_heads), found in sorted(gains.items()):
+        shown = ", ".join(f"{prefix}: {gain:.2f}x" for prefix, gain in sorted(found.items()))
+        context.add(f"grouping, {paths} paths, {kv_heads} KV heads, by prefix", shown, gains=found)
 
 
 def sample_tokens(context: Context) -> None:

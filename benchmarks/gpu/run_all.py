@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[0]), str(HERE.parents[0] / "engine")]
+sys.path[:0] = [str(HERE), *(str(HERE.parents[0] / name) for name in ("", "engine", "ops"))]
+if "--dry-run" in sys.argv:  # before any kernel is made
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import _checks
 import _engine_sections
@@ -66,6 +68,7 @@ SECTIONS = (
     Section("fused ops", _op_sections.fused_ops, 25),
     Section("linear", _op_sections.linears, 40),
     Section("match_stop", _op_sections.match_stop, 10),
+    Section("crossover", _op_sections.crossover, 60),
 )
 """The most telling measurements first, so that a slow machine loses the others."""
 
@@ -101,7 +104,7 @@ def run_section(section: Section, context: Context) -> None:
             section.run(context)
     except OutOfTime:
         context.add(section.name, f"skipped: out of time after {time.monotonic() - begin:.0f} s")
-    except Exception as error:  # the rest is still worth measuring
+    except (Exception, SystemExit) as error:  # the rest is still worth measuring
         traceback.print_exc()
         first = (str(error).strip().splitlines() or [""])[0]
         context.add(

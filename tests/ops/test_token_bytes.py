@@ -135,3 +135,11 @@ def test_decode_refuses_unknown_ids() -> None:
     for token in (-1, 1):
         with pytest.raises(ValueError, match=f"{token} is not a token id"):
             table.decode([token])
+
+
+def test_a_table_moves_to_a_device_with_what_is_known_of_it() -> None:
+    table = TokenBytes.from_parts([b"ab", b"cde", b""], [0, 1, 2], strip_first_blank=True)
+    moved = table.to("cpu")
+    assert (moved.longest, moved.size, moved.strip_first_blank) == (3, 3, True)
+    assert moved.decode([0, 2]) == "ab"
+    assert TokenBytes.from_parts([], []).longest == 0
