@@ -49,7 +49,7 @@ def tile_config(tile: int, head_dim: int, element_bytes: int, masked: bool) -> C
 def row_config(head_dim: int, element_bytes: int) -> Config:
     """For `finish_rows`: small programs, many per multiprocessor, since each reads few tokens."""
     if element_bytes == 4 or head_dim > 128:
-        return Config(block_n=16, num_warps=4, num_stages=3)
+        return Config(block_n=16, num_warps=4, num_stages=2 if element_bytes == 4 else 3)
     return Config(block_n=32, num_warps=2, num_stages=3)
 
 

@@ -44,13 +44,12 @@ def _pages(page_ids, start, kv_end, page_offset, PAGE: tl.constexpr, BLOCK_N: tl
 @triton.jit
 def _add_block(
     queries,
-    k_cache,
-    v_cache,
+    keys,
+    values,
     page,
     start,
     kv_end,
     page_offset,
-    head,
     low,
     high,
     largest,
@@ -70,15 +69,15 @@ def _add_block(
     token = start + tl.arange(0, BLOCK_N)
     inside = token < kv_end
     slot = page_offset + token
-    place = ((page.to(tl.int64) * KV_HEADS + head) * PAGE + slot % PAGE) * HEAD_DIM
+    place = page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM) + slot % PAGE * HEAD_DIM
     d = tl.arange(0, BLOCK_D)
     where = place[:, None] + d[None, :]
     # Slots past the span may hold anything, NaN included: values there must be read as 0.
     held = inside[:, None]
     if HEAD_DIM != BLOCK_D:
         held = held & (d[None, :] < HEAD_DIM)
-    keys = tl.load(k_cache + where, mask=held, other=0.0).to(queries.dtype)
-    score = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+    key = tl.load(keys + where, mask=held, other=0.0).to(queries.dtype)
+    score = tl.dot(queries, tl.trans(key), input_precision="ieee") * scale
     if SOFTCAP:
         score = _tanh(score) * softcap
     seen = token[None, :] < high[:, None]
@@ -89,8 +88,8 @@ def _add_block(
     base = tl.where(above == float("-inf"), 0.0, above)
     weight = tl.exp2(score - base[:, None])
     shrink = tl.exp2(largest - base)
-    values = tl.load(v_cache + where, mask=held, other=0.0).to(queries.dtype)
-    acc = tl.dot(weight.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
+    value = tl.load(values + where, mask=held, other=0.0).to(queries.dtype)
+    acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
     return above, total * shrink + tl.sum(weight, 1), acc
 
 
@@ -147,6 +146,7 @@ def attend_tiles(
     held = valid[:, None] & (d[None, :] < HEAD_DIM)
     where = row.to(tl.int64) * q_row_stride + q_head * q_head_stride
     queries = tl.load(q + where[:, None] + d[None, :], mask=held, other=0.0)
+    keys, values = k_cache + head * (PAGE * HEAD_DIM), v_cache + head * (PAGE * HEAD_DIM)
 
     # Tokens [low, high) are what a pair sees; blocks outside every pair's are left out.
     distance = tl.load(row_pos + row, mask=valid, other=0) - kv_start
@@ -167,13 +167,12 @@ def attend_tiles(
         next_page = _pages(pages, start + BLOCK_N, kv_end, page_offset, PAGE, BLOCK_N)
         largest, total, acc = _add_block(
             queries,
-            k_cache,
-            v_cache,
+            keys,
+            values,
             page,
             start,
             kv_end,
             page_offset,
-            head,
             low,
             high,
             largest,
@@ -253,6 +252,7 @@ def finish_rows(
     held = valid[:, None] & (d[None, :] < HEAD_DIM)
     where = row * q_row_stride + q_head * q_head_stride
     queries = tl.load(q + where[:, None] + d[None, :], mask=held, other=0.0)
+    keys, values = k_cache + head * (PAGE * HEAD_DIM), v_cache + head * (PAGE * HEAD_DIM)
     position = tl.load(row_pos + row)
 
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -288,13 +288,12 @@ def finish_rows(
             next_page = _pages(pages, start + BLOCK_N, kv_end, page_offset, PAGE, BLOCK_N)
             largest, total, acc = _add_block(
                 queries,
-                k_cache,
-                v_cache,
+                keys,
+                values,
                 page,
                 start,
                 kv_end,
                 page_offset,
-                head,
                 lows,
                 highs,
                 largest,
