@@ -77,7 +77,9 @@ def test_precision_where_it_is_hard(runner: str, kind: str) -> None:
 @pytest.mark.parametrize("n", [1, 7, 16, 17, 40, 129])
 def test_what_follows_the_product(runner: str, activation: str | None, pair: bool, n: int) -> None:
     weights = [normal(n, 50, seed=s, spread=0.3) for s in (1, 2)] if pair else [normal(n, 50)]
-    x, residual = normal(11, 50, seed=3), normal(11, n, seed=4)
+    # So many rows that the largest error of plain torch is not a matter of luck.
+    rows_of_x = 300
+    x, residual = normal(rows_of_x, 50, seed=3), normal(rows_of_x, n, seed=4)
     bias = normal(2 * n if pair else n, seed=5)
     names = {"bias": bias, "residual": residual}
     for chosen in ({}, {"bias": bias}, {"residual": residual}, names):
@@ -88,7 +90,7 @@ def test_what_follows_the_product(runner: str, activation: str | None, pair: boo
         with running(runner) as backend:
             packed = pack_weight(weights, pair=pair)
             got = linear(x, packed, activation=activation, backend=backend, **chosen)
-        assert got.shape == (11, n)
+        assert got.shape == (rows_of_x, n)
         assert_as_good_as_torch(got, expected, truth)
 
 
@@ -164,8 +166,12 @@ def test_strided_input(runner: str) -> None:
     with running(runner) as backend:
         expected = linear(x, pack_weight([weight]), backend=backend)
         across = pack_weight([weight.T.contiguous().T])
-        assert torch.equal(linear(wide[:, 5:35], across, backend=backend), expected)
-        assert torch.equal(linear(x.T.contiguous().T, across, backend=backend), expected)
+        # torch's own product takes another path, with other roundings, for some strides.
+        tolerance = (
+            {"rtol": 1e-6, "atol": 1e-5} if runner == "reference" else {"rtol": 0, "atol": 0}
+        )
+        for view in (wide[:, 5:35], x.T.contiguous().T):
+            torch.testing.assert_close(linear(view, across, backend=backend), expected, **tolerance)
 
 
 @pytest.mark.parametrize("runner", CPU_RUNNERS)

@@ -88,7 +88,9 @@ def product(
     wide = x.to(torch.float32)
     if step_scales:
         y = wide.new_zeros(x.shape[0], len(values))
-        parts = zip(wide.split(BLOCK, 1), values.double().split(BLOCK, 1), strict=True)
+        parts = zip(
+            torch.split(wide, BLOCK, dim=1), torch.split(values.double(), BLOCK, dim=1), strict=True
+        )
         for part, weights in parts:
             integers, scale = quantise(part, float(BLOCK), 63.0)
             y = y + (integers.double() @ weights.T).float() * scale[:, None]
