@@ -64,7 +64,9 @@ def work(args: argparse.Namespace, run: Path) -> None:
         {
             "rounds": args.rounds,
             "sample": {"paths": args.paths, "max_tokens": 64, "shard_questions": 4},
-            "select": {"min_lead": 1},
+            # What a round teaches is not the question here, and a tiny model may well end up
+            # giving one answer to everything.
+            "select": {"min_lead": 1, "collapse_share": 1.0},
             "train": {"steps": args.steps, "batch_size": 8, "learning_rate": 3e-4, "save_every": 2},
         }
     )
