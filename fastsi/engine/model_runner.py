@@ -21,7 +21,12 @@ from fastsi.engine.kv_pool import KVPool, LayerShape
 from fastsi.engine.module_swaps import ModuleSwaps
 from fastsi.engine.packed_layers import PackedLayers, Stamp
 from fastsi.engine.plan import Step
-from fastsi.engine.released import is_released, releasable, with_memory_of_their_own
+from fastsi.engine.released import (
+    is_released,
+    releasable,
+    return_freed_memory,
+    with_memory_of_their_own,
+)
 from fastsi.engine.staging import to_device
 from fastsi.errors import ConfigError
 from fastsi.ops.segment_attention.work import WorkShape, plan_work
@@ -154,7 +159,10 @@ class ModelRunner:
                 pass
         self._release = True
         with self.session():
+            pass
+        if any(is_released(parameter) for parameter in self.model.parameters()):
             with_memory_of_their_own(self.model)
+            return_freed_memory()
 
     def restore_weights(self) -> None:
         """Bring released parameters back, bit for bit, and release none any more.

@@ -8,6 +8,9 @@ and refuses every operation that is not about the shape.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -41,7 +44,7 @@ _ABOUT_SHAPE = _about_shape()
 class Released(nn.Parameter):
     """A parameter without values; ``detach`` gives the same, so a ``state_dict`` lists it."""
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"Released(shape={list(self.shape)}, dtype={self.dtype})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Released:
@@ -159,12 +162,24 @@ def releasable(model: nn.Module, parameters: Iterable[nn.Parameter]) -> frozense
 
 
 def with_memory_of_their_own(model: nn.Module) -> None:
-    """Copy parameters that see a part of a larger memory, which they alone may keep alive.
+    """Copy what lies in memory that torch did not allocate for it alone, shared memory excepted.
 
-    So a checkpoint's mapped file is let go: each parameter is a view of all of it.
+    Tensors of a checkpoint in the model's dtype are views of the mapped file, and the last of them
+    keeps all its pages.
     """
-    for parameter in model.parameters():
-        if type(parameter) is not nn.Parameter:
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if is_released(tensor):
             continue
-        if parameter.untyped_storage().nbytes() > parameter.nbytes:
-            parameter.data = parameter.detach().clone()
+        memory = tensor.untyped_storage()
+        foreign = memory.nbytes() > tensor.nbytes or not memory.resizable()
+        if foreign and not memory.is_shared():
+            tensor.data = tensor.detach().clone()
+
+
+def return_freed_memory() -> None:
+    """Let the allocator of the C library give the system what it keeps for later, where it can.
+
+    Of 200 MB in weights of 1 to 4 MB glibc kept 50.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # a glibc function
+        ctypes.CDLL(None).malloc_trim(0)
