@@ -44,7 +44,7 @@ _ABOUT_SHAPE = _about_shape()
 class Released(nn.Parameter):
     """A parameter without values; ``detach`` gives the same, so a ``state_dict`` lists it."""
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Released(shape={list(self.shape)}, dtype={self.dtype})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Released:
