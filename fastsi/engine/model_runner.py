@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from fastsi import ops
-from fastsi.engine import architecture, fused_decoder, weights
+from fastsi.engine import architecture, fused_decoder, packed_layers, weights
+from fastsi.engine.agreement import disagreement
 from fastsi.engine.attention import LayerCall, StepContext, engine_attention
 from fastsi.engine.config import Graphs, KVDtype
 from fastsi.engine.fused_decoder import FusedDecoder, NotFused
@@ -23,9 +24,9 @@ from fastsi.engine.packed_layers import PackedLayers, Stamp
 from fastsi.engine.plan import Step
 from fastsi.engine.released import (
     is_released,
+    let_memory_go,
+    refuse_if_released,
     releasable,
-    return_freed_memory,
-    with_memory_of_their_own,
 )
 from fastsi.engine.staging import to_device
 from fastsi.errors import ConfigError
@@ -36,12 +37,7 @@ Quantization = Literal["int8"]
 
 _PROBE_TOKENS = 33
 _PROBE_PAGE = 16
-_AGREEMENT = 1e-4
-"""Largest difference of logits, as a share of the largest, that rounding explains in float32."""
 _RECORDED = ("norm_rope_act", "linear", "segment_attention")
-_ROUNDINGS = 16
-"""The same in 16 bits, in units of the type's epsilon, for the root mean square: tiny models of
-spread weights differ by 2 to 7."""
 
 
 class ModelRunner:
@@ -160,47 +156,25 @@ class ModelRunner:
         self._release = True
         with self.session():
             pass
-        if any(is_released(parameter) for parameter in self.model.parameters()):
-            with_memory_of_their_own(self.model)
-            return_freed_memory()
+        let_memory_go(self.model)
 
     def restore_weights(self) -> None:
-        """Bring released parameters back, bit for bit, and release none any more.
-
-        Raises:
-            ConfigError: their values are gone, or cannot be read under this instruction set.
-        """
+        """Bring released parameters back, bit for bit; raises as `PackedLayers.restore` does."""
         for product in self._products:
             product.restore()
         self._release, self._releasable = False, None
 
     @contextmanager
     def reopening(self) -> Iterator[Callable[[nn.Parameter], None]]:
-        """Context for writing to parameters; the yielded function must be called before each.
-
-        Products are restored one at a time, and packed and released again before the next.
-        """
-        owners = {id(w): p for p in self._products for w in p.weights if is_released(w)}
-        if owners and self._fused:
+        """Context for writing to parameters; see `packed_layers.reopening`."""
+        if self._release and self._fused:
             self._fused.let_go()
-        reopened: list[PackedLayers] = []
 
-        def close() -> None:
-            while reopened:
-                reopened.pop().refresh(self._stamp, self._given_up())
+        def close(product: PackedLayers) -> None:
+            product.refresh(self._stamp, self._given_up())
 
-        def before_write(parameter: nn.Parameter) -> None:
-            product = owners.get(id(parameter))
-            if product is None or product in reopened:
-                return
-            close()
-            product.restore()
-            reopened.append(product)
-
-        try:
+        with packed_layers.reopening(self._products, close) as before_write:
             yield before_write
-        finally:
-            close()
 
     def _given_up(self) -> frozenset[int]:
         """``id`` of the parameters whose memory is given up."""
@@ -211,12 +185,9 @@ class ModelRunner:
                 elsewhere = self._fused.read_elsewhere()
             else:
                 ids, positions, context = self._probe()
-
-                def run() -> None:
-                    with torch.no_grad():
-                        self._own_forward(ids, positions, context(), positions)
-
-                elsewhere = self._own_swaps.read_elsewhere(run)
+                step = (ids, positions, context(), positions)
+                with torch.no_grad():
+                    elsewhere = self._own_swaps.read_elsewhere(lambda: self._own_forward(*step))
             packed = [weight for product in self._products for weight in product.weights]
             self._releasable = releasable(self.model, packed) - elsewhere
         return self._releasable
@@ -349,12 +320,7 @@ class ModelRunner:
         )
         if structure == self._structure:
             return False
-        if any(is_released(parameter) for parameter in self.model.parameters()):
-            raise ConfigError(
-                "release_weights=True: modules of the model or their hooks have changed, and how "
-                "to run it cannot be settled anew without its weights; undo the change, or call "
-                "restore_weights() first"
-            )
+        refuse_if_released(self.model, "modules of the model or their hooks have changed")
         self._structure, self._releasable = structure, None
         self._fused, self._swaps, self._graphs = None, None, None
         try:
@@ -444,7 +410,7 @@ class ModelRunner:
         with torch.no_grad():
             own = self._own_forward(ids, positions, context(), positions)
             ours = fused.forward(ids, positions, context(), positions, plain=True)
-        reason = _disagreement(own, ours)
+        reason = disagreement(own, ours)
         if reason is not None:
             raise NotFused(reason)
         return fused
@@ -470,22 +436,3 @@ class ModelRunner:
             return StepContext(k=pool.k, v=pool.v, slots=positions, plan=plan)
 
         return ids, positions, context
-
-
-def _disagreement(own: torch.Tensor, ours: torch.Tensor) -> str | None:
-    """How logits differ by more than rounding explains, or None.
-
-    Passes with 16 bits differ by several roundings in their largest element, so the root mean
-    square is compared, which another arithmetic would change as well.
-    """
-    difference, wide = own.double() - ours.double(), own.double()
-    if own.dtype in (torch.float32, torch.float64):
-        apart, largest = float(difference.abs().max()), float(wide.abs().max())
-        allowed = _AGREEMENT * largest
-    else:
-        apart, largest = (
-            float(difference.square().mean().sqrt()),
-            float(wide.square().mean().sqrt()),
-        )
-        allowed = _ROUNDINGS * torch.finfo(own.dtype).eps * largest
-    return None if apart <= allowed else f"its logits differ by {apart:.2g} of {largest:.2g}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -221,3 +222,35 @@ class PackedLayers:
         joined = torch.cat(y, dim=-1)
         joined = joined if residual is None else joined + residual
         return joined if out is None else out.copy_(joined)
+
+
+@contextmanager
+def reopening(
+    products: Sequence[PackedLayers], close: Callable[[PackedLayers], None]
+) -> Iterator[Callable[[nn.Parameter], None]]:
+    """Context for writing to parameters; the yielded function must be called before each.
+
+    Products with released weights are restored one at a time, so that never all are held twice.
+
+    Args:
+        products: of one model.
+        close: packs and releases a product again; called before the next is restored and at the
+            end.
+    """
+    owners = {id(w): product for product in products for w in product.weights if is_released(w)}
+    reopened: list[PackedLayers] = []
+
+    def before_write(parameter: nn.Parameter) -> None:
+        product = owners.get(id(parameter))
+        if product is None or product in reopened:
+            return
+        while reopened:
+            close(reopened.pop())
+        product.restore()
+        reopened.append(product)
+
+    try:
+        yield before_write
+    finally:
+        for product in reopened:
+            close(product)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastsi.errors import ModelError
+from fastsi.errors import ConfigError, ModelError
 
 _PROPERTIES = (
     "shape dtype device layout requires_grad grad is_leaf grad_fn is_cuda is_meta is_sparse "
@@ -161,7 +161,27 @@ def releasable(model: nn.Module, parameters: Iterable[nn.Parameter]) -> frozense
     return frozenset(id(p) for p in parameters if type(p) is nn.Parameter and uses[id(p)] == 1)
 
 
-def with_memory_of_their_own(model: nn.Module) -> None:
+def refuse_if_released(model: nn.Module, change: str) -> None:
+    """Refuse a change after which how to run the model would have to be settled anew.
+
+    Raises:
+        ConfigError: it has released parameters, so that its own forward cannot be compared with.
+    """
+    if any(map(is_released, model.parameters())):
+        raise ConfigError(
+            f"release_weights=True: {change}, and how to run the model cannot be settled anew "
+            f"without its weights; undo the change, or call restore_weights() first"
+        )
+
+
+def let_memory_go(model: nn.Module) -> None:
+    """Free what stands in the way of the memory of released parameters, if there are any."""
+    if any(map(is_released, model.parameters())):
+        _leave_foreign_memory(model)
+        _return_freed_memory()
+
+
+def _leave_foreign_memory(model: nn.Module) -> None:
     """Copy what lies in memory that torch did not allocate for it alone, shared memory excepted.
 
     Tensors of a checkpoint in the model's dtype are views of the mapped file, and the last of them
@@ -176,7 +196,7 @@ def with_memory_of_their_own(model: nn.Module) -> None:
             tensor.data = tensor.detach().clone()
 
 
-def return_freed_memory() -> None:
+def _return_freed_memory() -> None:
     """Let the allocator of the C library give the system what it keeps for later, where it can.
 
     Of 200 MB in weights of 1 to 4 MB glibc kept 50.
