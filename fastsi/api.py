@@ -119,6 +119,13 @@ def load_model(model: Model, **options: Any) -> LLM:
     return LLM(str(builtin_model() if model == BUILTIN else model), **options)
 
 
+def _only_sampling(model: Model, llm: LLM) -> LLM:
+    """``llm``; if it was loaded from ``model`` for this call, its weights are not held twice."""
+    if llm is not model and llm.model.device.type == "cpu":
+        llm.release_weights()
+    return llm
+
+
 def builtin_model() -> Path:
     """The folder of the bundled base model."""
     return Path(__file__).parent / "assets" / "base"
@@ -174,7 +181,7 @@ def sample(
     prompt = prompt or PromptConfig()
     seconds = _Seconds()
     with seconds.phase("load"):
-        llm = load_model(model)
+        llm = _only_sampling(model, load_model(model))
     template = Template.from_config(prompt, llm.tokenizer)
     ids = encode_prompts(llm, questions, template, prompt.sample_format)
     check_lengths(questions, ids, context_length(llm.model))
@@ -231,7 +238,8 @@ def evaluate_model(
         PromptTooLong: a question does not fit the model's context; nothing was sampled.
     """
     if folder is None:
-        return _evaluate(load_model(model), problems, name, progress)
+        llm = _only_sampling(model, load_model(model))
+        return _evaluate(llm, problems, name, progress)
     # Entered before the model is loaded: a folder that will not do is refused at once.
     with Manifest(folder, problems.identity()) as kept:
         llm = load_model(model)
@@ -241,6 +249,7 @@ def evaluate_model(
                 f"model={str(model)!r}: has the fingerprint {found}; the run began with {weights}"
             )
         if not store.is_stored(kept, name, found):
+            llm = _only_sampling(model, llm)  # the fingerprint read the weights
             store.save(kept, name, _evaluate(llm, problems, name, progress), found)
     return store.load(folder, name)
 

@@ -7,7 +7,7 @@ computes, on a few tokens, what the model's own forward computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,10 +153,24 @@ class FusedDecoder:
             found += [layer.qkv, layer.output, layer.gate_up, layer.down]
         return found
 
-    def refresh(self, stamp: Stamper) -> None:
-        """Pack what has changed; tables of positions are made anew."""
+    def read_elsewhere(self) -> set[int]:
+        """``id`` of parameters that the pass reads outside packed products."""
+        return {id(weight) for weight in self._read_in_place()}
+
+    def let_go(self) -> None:
+        """Hold on to no packed copies but the products' own."""
+        self._compiled = None
+        self.version += 1
+
+    def refresh(self, stamp: Stamper, release: Collection[int] = ()) -> None:
+        """Pack what has changed; tables of positions are made anew.
+
+        Args:
+            stamp: see `PackedLayers.refresh`.
+            release: see there.
+        """
         self._compiled = None  # first, since it holds on to what is packed
-        repacked = [product.refresh(stamp) for product in self.products]
+        repacked = [product.refresh(stamp, release) for product in self.products]
         where = tuple(weight.data_ptr() for weight in self._read_in_place())
         self.version += any(repacked) or where != self._where
         self._where = where

@@ -53,6 +53,7 @@ class LLM:
         max_step_tokens: int | Literal["auto"] = "auto",
         max_model_len: int | Literal["auto"] = "auto",
         deterministic: bool = False,
+        release_weights: bool = False,
         sharing: Sharing = "tree",
         logprobs_mode: LogprobsMode = "raw_logprobs",
         page_size: int = 16,
@@ -78,6 +79,7 @@ class LLM:
             deterministic: tokens and log-probs have the same bits whatever else is in the batch or
                 the cache; costs a little sharing between unequal prompts. On a CPU, float32 models;
                 on a GPU, products by a kernel of its own in place of cuBLAS.
+            release_weights: see `release_weights`; for models that are only sampled from.
             sharing: see `EngineConfig.sharing`.
             logprobs_mode: see `EngineConfig.logprobs_mode`.
             page_size: tokens per KV page.
@@ -98,7 +100,11 @@ class LLM:
             self.model, loaded = loading.load_model(model, dtype, device)
             self.tokenizer = tokenizer or loaded
         self._runner = ModelRunner(
-            self.model, quantization=quantization, kv_dtype=kv_dtype, deterministic=deterministic
+            self.model,
+            quantization=quantization,
+            kv_dtype=kv_dtype,
+            deterministic=deterministic,
+            pack_later=release_weights,
         )
         context = architecture.context_length(self.model.config)
         if max_model_len != "auto" and max_model_len > context:
@@ -125,6 +131,8 @@ class LLM:
         self._detokenizer = Detokenizer(self.tokenizer)
         self._engine = Engine(self._runner, self.config, self._detokenizer)
         self._eos_ids = _eos_ids(self.model, self.tokenizer)
+        if release_weights:  # after all that could refuse a caller's live model
+            self._runner.release_weights()
         self._weights_seen = weights.fingerprint(self._runner.model)
         self._runner.seen(self._weights_seen.parameters)
 
@@ -263,9 +271,34 @@ class LLM:
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
         """Copy weights into the model in place; see `fastsi.engine.weights.load_weights`."""
-        done = weights.load_weights(self._runner.model, named_tensors)
+        with self._runner.reopening() as before_write:
+            done = weights.load_weights(self._runner.model, named_tensors, before_write)
         self._notice_new_weights()
         return done
+
+    def release_weights(self) -> None:
+        """Give up the memory of weights that are packed, so that they are not held twice.
+
+        On a CPU linear layers run on packed copies of their weights. This empties the parameters
+        that nothing else of the pass reads (tied embeddings, norms, biases and adapters stay):
+        they keep shape and dtype, and reading their values raises `ModelError`. `load_weights`
+        works as before, except with ``quantization="int8"``. Until `restore_weights`, changes to
+        the model's modules, hooks or instruction set are refused.
+
+        Raises:
+            ConfigError: the model is on a GPU, where nothing is held twice.
+        """
+        self._runner.release_weights()
+        self._notice_new_weights()
+
+    def restore_weights(self) -> None:
+        """Undo `release_weights`, bit for bit; the model can be trained, saved and changed again.
+
+        Raises:
+            ConfigError: with ``quantization="int8"``, whose packed copies are rounded.
+        """
+        self._runner.restore_weights()
+        self._notice_new_weights()
 
     def reset_prefix_cache(self) -> bool:
         """Forget all cached prompts. Called by itself when weights or adapters have changed."""

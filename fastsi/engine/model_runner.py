@@ -8,18 +8,26 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from fastsi import ops
-from fastsi.engine import architecture, fused_decoder, weights
+from fastsi.engine import architecture, fused_decoder, packed_layers, weights
+from fastsi.engine.agreement import disagreement
 from fastsi.engine.attention import LayerCall, StepContext, engine_attention
 from fastsi.engine.config import Graphs, KVDtype
 from fastsi.engine.fused_decoder import FusedDecoder, NotFused
 from fastsi.engine.graphs import DecodeGraphs
 from fastsi.engine.kv_pool import KVPool, LayerShape
 from fastsi.engine.module_swaps import ModuleSwaps
-from fastsi.engine.packed_layers import Stamp
+from fastsi.engine.packed_layers import PackedLayers, Stamp
 from fastsi.engine.plan import Step
+from fastsi.engine.released import (
+    is_released,
+    let_memory_go,
+    refuse_if_released,
+    releasable,
+)
 from fastsi.engine.staging import to_device
 from fastsi.errors import ConfigError
 from fastsi.ops.segment_attention.work import WorkShape, plan_work
@@ -29,12 +37,7 @@ Quantization = Literal["int8"]
 
 _PROBE_TOKENS = 33
 _PROBE_PAGE = 16
-_AGREEMENT = 1e-4
-"""Largest difference of logits, as a share of the largest, that rounding explains in float32."""
 _RECORDED = ("norm_rope_act", "linear", "segment_attention")
-_ROUNDINGS = 16
-"""The same in 16 bits, in units of the type's epsilon, for the root mean square: tiny models of
-spread weights differ by 2 to 7."""
 
 
 class ModelRunner:
@@ -52,6 +55,7 @@ class ModelRunner:
         quantization: Quantization | None = None,
         kv_dtype: KVDtype = "auto",
         deterministic: bool = False,
+        pack_later: bool = False,
     ) -> None:
         """Check that the engine can run the model, and how.
 
@@ -60,6 +64,7 @@ class ModelRunner:
             quantization: arithmetic of linear layers; None: that of the weights.
             kv_dtype: of the KV cache; "auto": that of the weights.
             deterministic: make sure that a row's bits do not depend on its batch.
+            pack_later: `release_weights` follows, so do not pack just to check `quantization`.
 
         Raises:
             ModelError: the model uses a feature that cannot run.
@@ -73,13 +78,15 @@ class ModelRunner:
         self.layers: Sequence[LayerShape] = [call.shape for call in self._calls]
         self.seen(weights.fingerprint(self.model).parameters)
         self._structure: tuple[object, ...] = ()
+        self._release = False
+        self._releasable: frozenset[int] | None = None
         self._fused: FusedDecoder | None = None
         self._swaps: ModuleSwaps | None = None
         self._reason = ""
         self._make_graphs: Callable[[FusedDecoder], DecodeGraphs | None] = lambda _: None
         self._graphs: DecodeGraphs | None = None
         self.kv_dtype = self._kv_dtype(kv_dtype)
-        if quantization is not None or deterministic:
+        if deterministic or (quantization is not None and not pack_later):
             with self.session():
                 pass
 
@@ -122,13 +129,74 @@ class ModelRunner:
         """Context in which `forward` may be called; outside, the model is as its owner left it."""
         with engine_attention(self.model):
             changed = self._settle()
-            (self._fused or self._own_swaps).refresh(self._stamp)
+            (self._fused or self._own_swaps).refresh(self._stamp, self._given_up())
             with nullcontext() if self._fused else self._own_swaps.active():
                 if changed:
                     self._check_promises()
                 if self._fused is not None and self._graphs is None:
                     self._graphs = self._make_graphs(self._fused)
                 yield
+
+    def release_weights(self) -> None:
+        """Give up the memory of parameters that are packed and read by nothing else of the pass.
+
+        One product after another, so that all weights never stand beside all packed copies.
+
+        Raises:
+            ConfigError: the model is on a GPU, where products read the parameters themselves.
+        """
+        if self.device.type != "cpu":
+            raise ConfigError(
+                f"release_weights=True: the model is on {self.device}, where weights are used as "
+                f"they are and not held twice; leave the option out"
+            )
+        if self._deterministic:  # its checks may refuse the model, which must then be whole
+            with self.session():
+                pass
+        self._release = True
+        with self.session():
+            pass
+        let_memory_go(self.model)
+
+    def restore_weights(self) -> None:
+        """Bring released parameters back, bit for bit; raises as `PackedLayers.restore` does."""
+        for product in self._products:
+            product.restore()
+        self._release, self._releasable = False, None
+
+    @contextmanager
+    def reopening(self) -> Iterator[Callable[[nn.Parameter], None]]:
+        """Context for writing to parameters; see `packed_layers.reopening`."""
+        if self._release and self._fused:
+            self._fused.let_go()
+
+        def close(product: PackedLayers) -> None:
+            product.refresh(self._stamp, self._given_up())
+
+        with packed_layers.reopening(self._products, close) as before_write:
+            yield before_write
+
+    def _given_up(self) -> frozenset[int]:
+        """``id`` of the parameters whose memory is given up."""
+        if not self._release:
+            return frozenset()
+        if self._releasable is None:
+            if self._fused is not None:
+                elsewhere = self._fused.read_elsewhere()
+            else:
+                ids, positions, context = self._probe()
+                step = (ids, positions, context(), positions)
+                with torch.no_grad():
+                    elsewhere = self._own_swaps.read_elsewhere(lambda: self._own_forward(*step))
+            packed = [weight for product in self._products for weight in product.weights]
+            self._releasable = releasable(self.model, packed) - elsewhere
+        return self._releasable
+
+    @property
+    def _products(self) -> list[PackedLayers]:
+        """All packed products; none before a forward is chosen."""
+        way = self._fused or self._swaps
+        return way.products if way else []
 
     def use_graphs(self, mode: Graphs, pool: KVPool, drawn: torch.Tensor, *, max_rows: int) -> None:
         """Let steps of up to ``max_rows`` rows be replayed; see `EngineConfig.graphs`.
@@ -226,8 +294,8 @@ class ModelRunner:
         if self._fused is None and self._swaps is None:
             with engine_attention(self.model):
                 self._settle()
-        products = self._fused.products if self._fused else self._swaps.products  # type: ignore[union-attr]
-        own = {p.data_ptr(): p.nbytes for p in self.model.parameters()}
+        products, parameters = self._products, list(self.model.parameters())
+        own = {p.data_ptr(): p.nbytes for p in parameters if not is_released(p)}
         return {
             "forward": "fused" if self._fused else "modules",
             "reason": self._reason,
@@ -236,6 +304,7 @@ class ModelRunner:
             "graphs_replayed": self._graphs.num_replayed if self._graphs else 0,
             "parameter_bytes": sum(own.values()),
             "packed_bytes": sum(product.nbytes for product in products),
+            "released_bytes": sum(p.nbytes for p in parameters if is_released(p)),
         }
 
     @property
@@ -251,7 +320,8 @@ class ModelRunner:
         )
         if structure == self._structure:
             return False
-        self._structure = structure
+        refuse_if_released(self.model, "modules of the model or their hooks have changed")
+        self._structure, self._releasable = structure, None
         self._fused, self._swaps, self._graphs = None, None, None
         try:
             self._fused = self._fuse()
@@ -336,7 +406,18 @@ class ModelRunner:
         fused = FusedDecoder(
             self.model, self._calls, self._mode, longest, deterministic=self._deterministic
         )
-        count = min(_PROBE_TOKENS, longest)
+        ids, positions, context = self._probe()
+        with torch.no_grad():
+            own = self._own_forward(ids, positions, context(), positions)
+            ours = fused.forward(ids, positions, context(), positions, plain=True)
+        reason = disagreement(own, ours)
+        if reason is not None:
+            raise NotFused(reason)
+        return fused
+
+    def _probe(self) -> tuple[torch.Tensor, torch.Tensor, Callable[[], StepContext]]:
+        """Ids and positions [T] of one sequence, and what makes an empty cache and plan for it."""
+        count = min(_PROBE_TOKENS, architecture.context_length(self.model.config))
         pages = -(-count // _PROBE_PAGE)
         ids, positions = self._probe_ids(count), torch.arange(count, device=self.device)
         plan = ops.SegmentPlan.from_lists(
@@ -354,29 +435,4 @@ class ModelRunner:
             pool = self._small_pool(pages)
             return StepContext(k=pool.k, v=pool.v, slots=positions, plan=plan)
 
-        with torch.no_grad():
-            own = self._own_forward(ids, positions, context(), positions)
-            ours = fused.forward(ids, positions, context(), positions, plain=True)
-        reason = _disagreement(own, ours)
-        if reason is not None:
-            raise NotFused(reason)
-        return fused
-
-
-def _disagreement(own: torch.Tensor, ours: torch.Tensor) -> str | None:
-    """How logits differ by more than rounding explains, or None.
-
-    Passes with 16 bits differ by several roundings in their largest element, so the root mean
-    square is compared, which another arithmetic would change as well.
-    """
-    difference, wide = own.double() - ours.double(), own.double()
-    if own.dtype in (torch.float32, torch.float64):
-        apart, largest = float(difference.abs().max()), float(wide.abs().max())
-        allowed = _AGREEMENT * largest
-    else:
-        apart, largest = (
-            float(difference.square().mean().sqrt()),
-            float(wide.square().mean().sqrt()),
-        )
-        allowed = _ROUNDINGS * torch.finfo(own.dtype).eps * largest
-    return None if apart <= allowed else f"its logits differ by {apart:.2g} of {largest:.2g}"
+        return ids, positions, context

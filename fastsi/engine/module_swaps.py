@@ -7,7 +7,7 @@ around a base layer) keep working, since they call the module and not the functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from fastsi import ops
 from fastsi.engine import packed_layers
 from fastsi.engine.packed_layers import PackedLayers, Stamper
+from fastsi.engine.released import Watch, watched
 
 Forward = Callable[..., Any]
 _PROBE_ROWS = 3
@@ -34,7 +35,7 @@ class ModuleSwaps:
         self.forwards: dict[nn.Module, Forward] = {}
         self.left: dict[str, str] = {}
         """Names of modules with matrices that run as their author wrote them, and why."""
-        adapters = _adapter_layers(model)
+        self._adapters = _adapter_layers(model)
         inside: set[nn.Module] = set()
         for name, module in model.named_modules():
             if module in inside:
@@ -45,7 +46,7 @@ class ModuleSwaps:
                 self.products += products
                 inside |= set(module.modules())
             elif isinstance(module, nn.Linear | Conv1D):
-                self._add_linear(name, module, "fp32" if module in adapters else mode)
+                self._add_linear(name, module, "fp32" if module in self._adapters else mode)
             elif (norm := _rms_norm(module)) is not None:
                 self.forwards[module] = norm
             elif not isinstance(module, nn.Embedding) and _has_matrix(module):
@@ -62,21 +63,52 @@ class ModuleSwaps:
         self.products.append(product)
         self.forwards[module] = _linear_forward(product)
 
-    def refresh(self, stamp: Stamper) -> None:
-        """Pack what has changed."""
+    def refresh(self, stamp: Stamper, release: Collection[int] = ()) -> None:
+        """Pack what has changed; ``release`` as in `PackedLayers.refresh`."""
         for product in self.products:
-            product.refresh(stamp)
+            product.refresh(stamp, release)
+
+    def read_elsewhere(self, run: Callable[[], object]) -> set[int]:
+        """``id`` of packed weights that something besides the replaced forwards reads, or adapts.
+
+        Args:
+            run: makes a pass of the model.
+        """
+        weights = {id(w): w for product in self.products for w in product.weights}
+        plain = [weight for weight in weights.values() if type(weight) is nn.Parameter]
+        with watched(plain) as watch, self._in_place_of_forwards(_unnoticed(watch)):
+            run()
+        adapters = {id(p) for module in self._adapters for p in module.parameters()}
+        return watch.read | adapters
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Use the replacements for the block."""
+        with self._in_place_of_forwards(self.forwards.__getitem__):
+            yield
+
+    @contextmanager
+    def _in_place_of_forwards(self, of: Callable[[nn.Module], Forward]) -> Iterator[None]:
         try:
-            for module, forward in self.forwards.items():
-                vars(module)["forward"] = forward
+            for module in self.forwards:
+                vars(module)["forward"] = of(module)
             yield
         finally:
             for module in self.forwards:
                 vars(module).pop("forward", None)
+
+
+def _unnoticed(watch: Watch) -> Callable[[nn.Module], Forward]:
+    """The forward of a module's class, of whose reads ``watch`` takes no note."""
+
+    def of(module: nn.Module) -> Forward:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with watch.paused():
+                return type(module).forward(module, *args, **kwargs)
+
+        return forward
+
+    return of
 
 
 def _linear_forward(product: PackedLayers) -> Forward:

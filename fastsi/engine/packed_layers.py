@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fastsi import _ext, ops
+from fastsi.engine import released
+from fastsi.engine.released import is_released
+from fastsi.errors import ConfigError
 from fastsi.ops import PackedWeight
 
 Stamp = tuple[object, ...]
@@ -45,6 +49,12 @@ def weight_of(layer: nn.Module) -> torch.Tensor:
     return weight.t() if isinstance(layer, Conv1D) else weight
 
 
+def _num_outputs(layer: nn.Module) -> int:
+    """Rows of `weight_of`, also where the weight is released."""
+    weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+    return weight.shape[1] if isinstance(layer, Conv1D) else weight.shape[0]
+
+
 class PackedLayers:
     """The product of one or more layers that read the same rows, side by side.
 
@@ -74,11 +84,17 @@ class PackedLayers:
         self._packed: PackedWeight | None = None
         self._bias: torch.Tensor | None = None
         self._stamp: Stamp | None = None
+        self._released: tuple[nn.Parameter, ...] = ()
+
+    @property
+    def weights(self) -> tuple[nn.Parameter, ...]:
+        """The layers' own, [out, in] or, of a Conv1D, [in, out]."""
+        return tuple(layer.weight for layer in self.layers)  # type: ignore[misc]
 
     @property
     def out_features(self) -> int:
         """Columns of the result."""
-        total = sum(weight_of(layer).shape[0] for layer in self.layers)
+        total = sum(map(_num_outputs, self.layers))
         return total // 2 if self.pair else total
 
     @property
@@ -92,29 +108,88 @@ class PackedLayers:
         """Bytes of the packed copy."""
         return 0 if self._packed is None else self._packed.nbytes
 
-    def refresh(self, stamp: Stamper) -> bool:
-        """Pack if the parameters are not those that were packed; returns whether it did."""
+    def refresh(self, stamp: Stamper, release: Collection[int] = ()) -> bool:
+        """Pack if the parameters are not those that were packed; returns whether it did.
+
+        Args:
+            stamp: changes with a parameter; not asked about released ones.
+            release: ``id`` of parameters to give up once packed; all weights of a product or none.
+
+        Raises:
+            ConfigError: weights are released and would have to be packed again.
+        """
+        now = self._now(stamp)
+        changed = now != self._stamp
+        if changed:
+            if self._released:
+                self._check_still_valid(now)
+            else:
+                self._packed = None  # first, so that the old copy does not stand beside the new
+                self._packed = ops.pack_weight(
+                    [weight_of(layer) for layer in self.layers],
+                    mode=self.mode,
+                    pair=self.pair,
+                )
+            self._bias = self._joined_bias()
+            self._stamp = now
+        if not self._released and all(id(weight) in release for weight in self.weights):
+            self._released = self.weights
+            for weight in self._released:
+                released.release(weight)
+            self._stamp = self._now(stamp)
+        return changed
+
+    def _now(self, stamp: Stamper) -> Stamp:
         parameters = [p for layer in self.layers for p in layer.parameters(recurse=False)]
         on_cpu = parameters[0].device.type == "cpu"  # where the layout is the instruction set's
-        now = (_ext.core().isa() if on_cpu else None, *map(stamp, parameters))
-        if now == self._stamp:
-            return False
-        self._packed = None  # first, so that the old copy does not stand beside the new one
-        self._packed = ops.pack_weight(
-            [weight_of(layer) for layer in self.layers],
-            mode=self.mode,
-            pair=self.pair,
-        )
-        self._bias = self._joined_bias()
-        self._stamp = now
-        return True
+        stamps = (("released", id(p)) if is_released(p) else stamp(p) for p in parameters)
+        return (_ext.core().isa() if on_cpu else None, *stamps)
+
+    def _check_still_valid(self, now: Stamp) -> None:
+        """Refuse changes that need the values of released weights; biases are still there."""
+        assert self._stamp is not None
+        if now[0] != self._stamp[0]:
+            raise ConfigError(
+                f"release_weights=True: weights were packed for {self._stamp[0]}, which is not "
+                f"{now[0]}, and there is nothing to pack again; go back to {self._stamp[0]}"
+            )
+        for ours, weight in zip(self._released, self.weights, strict=True):
+            if weight is not ours:
+                raise ConfigError(
+                    f"release_weights=True: a weight {list(weight.shape)} is another object than "
+                    f"the one that was packed; call restore_weights() before replacing weights"
+                )
+
+    def restore(self) -> None:
+        """Give released weights their memory and values back, bit for bit.
+
+        Raises:
+            ConfigError: the packed copy has other values (mode int8), or another instruction set
+                is in force.
+        """
+        if not self._released:
+            return
+        if self.mode != "fp32":
+            raise ConfigError(
+                f"release_weights=True with quantization={self.mode!r}: the weights' float values "
+                f"are gone, only rounded ones are kept; load the model again"
+            )
+        packed, _ = self.packed
+        try:
+            values = packed.unpack()
+        except ValueError as error:
+            raise ConfigError(f"release_weights=True: cannot restore: {error}") from error
+        for layer, weight, value in zip(self.layers, self._released, values, strict=True):
+            released.restore(weight, value.t().contiguous() if isinstance(layer, Conv1D) else value)
+        self._released, self._stamp = (), None
 
     def _joined_bias(self) -> torch.Tensor | None:
         parts: list[torch.Tensor] = []
         for layer in self.layers:
             bias: Any = layer.bias
-            weight = weight_of(layer)
-            parts.append(weight.new_zeros(len(weight)) if bias is None else bias.detach())
+            weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+            none = torch.zeros(_num_outputs(layer), dtype=weight.dtype, device=weight.device)
+            parts.append(none if bias is None else bias.detach())
         return None if all(layer.bias is None for layer in self.layers) else torch.cat(parts)
 
     def __call__(
@@ -147,3 +222,35 @@ class PackedLayers:
         joined = torch.cat(y, dim=-1)
         joined = joined if residual is None else joined + residual
         return joined if out is None else out.copy_(joined)
+
+
+@contextmanager
+def reopening(
+    products: Sequence[PackedLayers], close: Callable[[PackedLayers], None]
+) -> Iterator[Callable[[nn.Parameter], None]]:
+    """Context for writing to parameters; the yielded function must be called before each.
+
+    Products with released weights are restored one at a time, so that never all are held twice.
+
+    Args:
+        products: of one model.
+        close: packs and releases a product again; called before the next is restored and at the
+            end.
+    """
+    owners = {id(w): product for product in products for w in product.weights if is_released(w)}
+    reopened: list[PackedLayers] = []
+
+    def before_write(parameter: nn.Parameter) -> None:
+        product = owners.get(id(parameter))
+        if product is None or product in reopened:
+            return
+        while reopened:
+            close(reopened.pop())
+        product.restore()
+        reopened.append(product)
+
+    try:
+        yield before_write
+    finally:
+        for product in reopened:
+            close(product)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
+from fastsi.engine.released import is_released
 from fastsi.errors import ModelError
 
 _WRAPPERS = (
@@ -38,6 +40,10 @@ def fingerprint(model: PreTrainedModel) -> Fingerprint:
     sums: list[torch.Tensor] = []
     versions: list[tuple[int, int]] = []
     for parameter in model.parameters():
+        if is_released(parameter):  # only `load_weights` changes it, which raises the version
+            versions.append((0, parameter._version))
+            sums.append(torch.zeros((), dtype=torch.float64, device=parameter.device))
+            continue
         versions.append((parameter.data_ptr(), parameter._version))
         flat = parameter.detach().reshape(-1)
         sums.append(flat[:: max(1, len(flat) // _PROBES)].double().sum())
@@ -53,13 +59,18 @@ def fingerprint(model: PreTrainedModel) -> Fingerprint:
 
 
 @torch.no_grad()
-def load_weights(model: PreTrainedModel, weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+def load_weights(
+    model: PreTrainedModel,
+    weights: Iterable[tuple[str, torch.Tensor]],
+    before_write: Callable[[nn.Parameter], None] | None = None,
+) -> list[str]:
     """Copy tensors into the model's parameters, in place.
 
     Args:
         model: the live model.
         weights: (name, tensor) pairs with Hugging Face names; prefixes of checkpointing, FSDP,
             compile and PEFT wrappers are removed; a part of the parameters is enough.
+        before_write: called with each parameter; brings the memory of a released one back.
 
     Returns:
         Names that were set.
@@ -81,6 +92,8 @@ def load_weights(model: PreTrainedModel, weights: Iterable[tuple[str, torch.Tens
             raise ModelError(
                 f"weights {name!r}: shape {list(tensor.shape)}, must be {list(own[key].shape)}"
             )
+        if before_write is not None:
+            before_write(own[key])
         own[key].copy_(tensor)
         done.append(key)
     return done
