@@ -70,10 +70,10 @@ void bind_ops(py::module_& m) {
       },
       Release());
   py::class_<LinearInt8Weights>(m, "LinearInt8Weights")
-      .def(py::init([](V data, V scale, V sum, std::int64_t n, std::int64_t k, bool pair,
-                       bool step_scales) {
-        return LinearInt8Weights{data, scale, sum, n, k, pair, step_scales};
-      }));
+      .def(py::init(
+          [](V data, V scale, V sum, std::int64_t n, std::int64_t k, bool pair, bool step_scales) {
+            return LinearInt8Weights{data, scale, sum, n, k, pair, step_scales};
+          }));
   m.def("linear_int8_step_scales", &fastsi::linear_int8_step_scales);
   m.def("linear_int8_panels", &fastsi::linear_int8_panels);
   m.def("linear_int8_pack", &fastsi::linear_int8_pack, Release());

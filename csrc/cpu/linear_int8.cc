@@ -13,7 +13,8 @@ constexpr double kSerialWork = 6e6;       // of (rows + kRowsOfWeights) * weight
 constexpr double kRowsOfWeights = 64;     // reading the weights takes as long as so many rows
 constexpr std::int64_t kMostBlocks = 32;  // of a work item: its quantised rows stay in cache
 constexpr std::int64_t kItemsPerThread = 4, kMostItemsPerThread = 64;
-constexpr double kItemWork = 1.5e7;  // multiply-adds, 0.1 to 0.3 ms: threads are rarely equally fast
+constexpr double kItemWork =
+    1.5e7;  // multiply-adds, 0.1 to 0.3 ms: threads are rarely equally fast
 constexpr double kStreamBytes = 8 << 20;     // of output: no cache near the core holds as much
 constexpr std::int64_t kMostDepth = 131072;  // 127 * 127 * depth fits 32 bits
 
@@ -27,8 +28,8 @@ struct Int8Kernels {
 };
 
 const Int8Kernels& int8_kernels() {
-#define FASTSI_TABLE(isa)                                                                      \
-  {                                                                                            \
+#define FASTSI_TABLE(isa)                                                               \
+  {                                                                                     \
     isa::int8_format, isa::int8_quantise, isa::int8_multiply, isa::int8_quantise_weight \
   }
   // clang-format off
@@ -128,8 +129,9 @@ void linear_int8_pack(const TensorView& weight, const LinearInt8Weights& packed,
     for (std::int64_t s = 0; s < parts; ++s) {
       std::int32_t sum = 0;
       for (std::int64_t k = s * part; k < (s + 1) * part; ++k) sum += values[k];
-      static_cast<std::int32_t*>(packed.sum.data)[(column / kInt8Panel * parts + s) * kInt8Panel +
-                                                  column % kInt8Panel] = format.offset * sum;
+      static_cast<std::int32_t*>(
+          packed.sum.data)[(column / kInt8Panel * parts + s) * kInt8Panel + column % kInt8Panel] =
+          format.offset * sum;
     }
   });
 }
@@ -182,8 +184,7 @@ void linear_int8(const TensorView& x, const LinearInt8Weights& packed, const Lin
   // An item is a range of panel pairs and a range of blocks; neighbours share the weights.
   const std::int64_t pairs = ceil_div(shape.panels, 2), chunks = ceil_div(blocks, kMostBlocks);
   const auto fine = static_cast<std::int64_t>(static_cast<double>(rows) * weights / kItemWork);
-  const std::int64_t each_thread =
-      std::clamp(fine / threads, kItemsPerThread, kMostItemsPerThread);
+  const std::int64_t each_thread = std::clamp(fine / threads, kItemsPerThread, kMostItemsPerThread);
   const std::int64_t wanted = threads == 1 ? 1 : ceil_div(each_thread * threads, chunks);
   const std::int64_t share = 2 * ceil_div(pairs, wanted), height = ceil_div(blocks, chunks);
   parallel_for(ceil_div(shape.panels, share) * chunks, threads, [&](std::int64_t item) {

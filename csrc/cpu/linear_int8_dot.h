@@ -138,8 +138,7 @@ constexpr int kMaxRows = 4;
 // that step, added in order.
 template <int R, int P>
 static void dot(const Int8Task& task, std::int64_t row, const Element* x,
-                const std::int8_t* const* panels, std::int64_t panel, NextWeights next,
-                Sum* sums) {
+                const std::int8_t* const* panels, std::int64_t panel, NextWeights next, Sum* sums) {
   constexpr int kVectors = 2, kLanes32 = 8;
   const __m256i ones = _mm256_set1_epi16(1);
   for (int i = 0; i < R * P * kPanel; i += kLanes32) store<float>(sums + i, vf{});

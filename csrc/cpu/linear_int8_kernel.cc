@@ -346,7 +346,8 @@ void int8_quantise(const Int8Task& task, std::int64_t block, float* scratch) {
       const float* x = task.x + source * task.x_stride;
       if constexpr (kStepScales) {
         for (std::int64_t s = 0; s < task.steps; ++s) {
-          grain = rotate_all(x + s * kStep, task.depth - s * kStep, 1, kRowLevels, kDivisor, scratch);
+          grain =
+              rotate_all(x + s * kStep, task.depth - s * kStep, 1, kRowLevels, kDivisor, scratch);
           task.row_scale[row * task.steps + s] = grain.scale;
           quantise(scratch, 1, grain, kOffset, kStride, to + s * kStride);
         }

@@ -34,8 +34,7 @@ void linear_int8() {
   for (std::int64_t r = 0; gather && r < rows; ++r) {
     index.as<std::int64_t>()[r] = pick(0, sources - 1);
   }
-  const fastsi::LinearInt8Weights packed{data.view, scale.view, sum.view,
-                                         n,         k,          pair,     step_scales};
+  const fastsi::LinearInt8Weights packed{data.view, scale.view, sum.view, n, k, pair, step_scales};
   fastsi::linear_int8_pack(weight.view, packed, 0, static_cast<int>(pick(1, 3)));
   fastsi::LinearEpilogue after;
   const bool biased = pick(0, 1), added = pick(0, 1);
@@ -68,7 +67,8 @@ void linear_int8() {
     for (std::int64_t i = 0; i < k; ++i) length += x.get(source * k + i) * x.get(source * k + i);
     double expected = activated(sums[0], after.activation) * (pair ? sums[1] : 1.0);
     if (added) expected += residual.get(r * columns + c);
-    // Two roundings to 1 / 126 of the largest value or less, which is at most 8 times the usual one.
+    // Two roundings to 1 / 126 of the largest value or less, which is at most 8 times the usual
+    // one.
     const auto slack = [&](int half) { return 0.05 * std::sqrt(length * norms[half]) + 1e-4; };
     double allowed = 1.2 * slack(0);  // the activations' slopes are below 1.2
     if (pair) {

@@ -124,17 +124,17 @@ void linear_unpack(const LinearWeights& packed, std::int64_t first, const Tensor
 void linear(const TensorView& x, const LinearWeights& weights, const LinearEpilogue& after,
             const TensorView& out, int threads);
 
-// Weights in int8: data uint8 [linear_int8_panels(n, pair) * 16 * (k filled up to 64)], and for each
-// of the panels' 16 columns scale float32 and sum int32; with step scales, a sum for every step of
-// 64 inputs. The layout stands in csrc/cpu/linear_int8.h; panels of a pair alternate.
+// Weights in int8: data uint8 [linear_int8_panels(n, pair) * 16 * (k filled up to 64)], and for
+// each of the panels' 16 columns scale float32 and sum int32; with step scales, a sum for every
+// step of 64 inputs. The layout stands in csrc/cpu/linear_int8.h; panels of a pair alternate.
 struct LinearInt8Weights {
   TensorView data, scale, sum;
   std::int64_t n = 0, k = 0;
   bool pair = false, step_scales = false;
 };
 
-// Whether the instruction set in force takes rows of 7 bits with a scale per 64 inputs (AVX2 without
-// VNNI) instead of 8 bits with one scale. Weights packed for one form serve no other.
+// Whether the instruction set in force takes rows of 7 bits with a scale per 64 inputs (AVX2
+// without VNNI) instead of 8 bits with one scale. Weights packed for one form serve no other.
 bool linear_int8_step_scales();
 
 std::int64_t linear_int8_panels(std::int64_t n, bool pair);
@@ -143,7 +143,8 @@ std::int64_t linear_int8_panels(std::int64_t n, bool pair);
 void linear_int8_pack(const TensorView& weight, const LinearInt8Weights& packed, std::int64_t first,
                       int threads);
 
-// As `linear`, with rows quantised on the fly. Every instruction set of one form gives the same bits.
+// As `linear`, with rows quantised on the fly. Every instruction set of one form gives the same
+// bits.
 void linear_int8(const TensorView& x, const LinearInt8Weights& weights, const LinearEpilogue& after,
                  const TensorView& out, int threads);
 
