@@ -13,8 +13,8 @@ constexpr double kSerialWork = 6e6;       // of (rows + kRowsOfWeights) * weight
 constexpr double kRowsOfWeights = 64;     // reading the weights takes as long as so many rows
 constexpr std::int64_t kMostBlocks = 32;  // of a work item: its quantised rows stay in cache
 constexpr std::int64_t kItemsPerThread = 4, kMostItemsPerThread = 64;
-constexpr double kItemWork =
-    1.5e7;  // multiply-adds, 0.1 to 0.3 ms: threads are rarely equally fast
+// Multiply-adds, 0.1 to 0.3 ms: threads are rarely equally fast.
+constexpr double kItemWork = 1.5e7;
 constexpr double kStreamBytes = 8 << 20;     // of output: no cache near the core holds as much
 constexpr std::int64_t kMostDepth = 131072;  // 127 * 127 * depth fits 32 bits
 
@@ -129,9 +129,8 @@ void linear_int8_pack(const TensorView& weight, const LinearInt8Weights& packed,
     for (std::int64_t s = 0; s < parts; ++s) {
       std::int32_t sum = 0;
       for (std::int64_t k = s * part; k < (s + 1) * part; ++k) sum += values[k];
-      static_cast<std::int32_t*>(
-          packed.sum.data)[(column / kInt8Panel * parts + s) * kInt8Panel + column % kInt8Panel] =
-          format.offset * sum;
+      const std::int64_t at = (column / kInt8Panel * parts + s) * kInt8Panel + column % kInt8Panel;
+      static_cast<std::int32_t*>(packed.sum.data)[at] = format.offset * sum;
     }
   });
 }
