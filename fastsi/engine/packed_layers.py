@@ -136,6 +136,7 @@ class PackedLayers:
             self._released = self.weights
             for weight in self._released:
                 released.release(weight)
+            released.return_freed_memory()  # before the next product is packed
             self._stamp = self._now(stamp)
         return changed
 

@@ -178,7 +178,7 @@ def let_memory_go(model: nn.Module) -> None:
     """Free what stands in the way of the memory of released parameters, if there are any."""
     if any(map(is_released, model.parameters())):
         _leave_foreign_memory(model)
-        _return_freed_memory()
+        return_freed_memory()
 
 
 def _leave_foreign_memory(model: nn.Module) -> None:
@@ -196,7 +196,7 @@ def _leave_foreign_memory(model: nn.Module) -> None:
             tensor.data = tensor.detach().clone()
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """Let the allocator of the C library give the system what it keeps for later, where it can.
 
     Of 200 MB in weights of 1 to 4 MB glibc kept 50.

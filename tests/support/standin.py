@@ -31,6 +31,9 @@ class ScriptedSampler:
     def reset_prefix_cache(self) -> None:
         self.resets += 1
 
+    def release_weights(self) -> None:
+        """Nothing is packed."""
+
     def generate(
         self,
         prompts: Sequence[dict[str, list[int]]],
