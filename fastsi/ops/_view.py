@@ -19,6 +19,7 @@ _CODES = {
     torch.int32: 4,
     torch.int64: 5,
     torch.uint8: 6,
+    torch.int8: 7,
 }
 _TensorView = _ext.core().TensorView
 
