@@ -185,7 +185,7 @@ class DecodeGraphs:
     def _pass(self, frame: Frame) -> torch.Tensor:
         ids, table_slots, positions, slots, keep = frame.inputs
         tokens = torch.where(ids < 0, self._drawn[table_slots], ids)
-        context = StepContext(k=self._pool.k, v=self._pool.v, slots=slots, plan=frame.plan)
+        context = StepContext.over(self._pool, slots, frame.plan)
         return self.decoder.forward(tokens, positions, context, keep, buffers=self._buffers)
 
 

@@ -32,6 +32,11 @@ def view(tensor: torch.Tensor) -> TensorView:
     return made
 
 
+def maybe_view(tensor: torch.Tensor | None) -> TensorView | None:
+    """`view` of an argument that may be left out."""
+    return None if tensor is None else view(tensor)
+
+
 def rows_dense(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself if its last dimension is contiguous, else a contiguous copy."""
     dense = tensor.stride(-1) == 1 or tensor.shape[-1] <= 1
