@@ -28,8 +28,8 @@ PANEL = 16
 ROW_SCALES, STEP_SCALES = "int8_panel16", "int8_panel16_steps"
 """Layouts with the extension, named after the form of the rows they are multiplied with."""
 QUAD = 260
-"""Step scales: largest sum of the positive or the negative ones of four weights that are added in 16
-bits; they are multiplied by 0 to 126."""
+"""Step scales: largest sum of the positive or the negative ones of four weights whose products with
+0 to 126 are added in 16 bits."""
 _LEAST = 2.0**-120
 
 
