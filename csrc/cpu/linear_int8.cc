@@ -1,6 +1,8 @@
 #include "linear_int8.h"
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "fastsi/isa.h"
 #include "fastsi/parallel.h"
@@ -17,6 +19,14 @@ constexpr std::int64_t kItemsPerThread = 4, kMostItemsPerThread = 64;
 constexpr double kItemWork = 1.5e7;
 constexpr double kStreamBytes = 8 << 20;     // of output: no cache near the core holds as much
 constexpr std::int64_t kMostDepth = 131072;  // 127 * 127 * depth fits 32 bits
+
+constexpr int kSpins = 2000;  // before a thread that waits gives way to others
+
+// Counts down at the end of its life, after an error too: others wait for the count.
+struct Countdown {
+  std::atomic<std::int64_t>& left;
+  ~Countdown() { left.fetch_sub(1, std::memory_order_release); }
+};
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -176,18 +186,27 @@ void linear_int8(const TensorView& x, const LinearInt8Weights& packed, const Lin
                       reinterpret_cast<float*>(quantised + values)};
   const double weights = static_cast<double>(depth) * static_cast<double>(packed.n);
   if ((static_cast<double>(rows) + kRowsOfWeights) * weights < kSerialWork) threads = 1;
-  const bool few = static_cast<double>(rows * depth) < kSerialElements;
-  parallel_for(blocks, few ? 1 : threads, [&](std::int64_t block) {
-    const auto bytes = static_cast<std::size_t>(depth) * sizeof(float);
-    kernel.quantise(task, block, static_cast<float*>(thread_scratch(bytes)));
-  });
   // An item is a range of panel pairs and a range of blocks; neighbours share the weights.
   const std::int64_t pairs = ceil_div(shape.panels, 2), chunks = ceil_div(blocks, kMostBlocks);
   const auto fine = static_cast<std::int64_t>(static_cast<double>(rows) * weights / kItemWork);
   const std::int64_t each_thread = std::clamp(fine / threads, kItemsPerThread, kMostItemsPerThread);
   const std::int64_t wanted = threads == 1 ? 1 : ceil_div(each_thread * threads, chunks);
   const std::int64_t share = 2 * ceil_div(pairs, wanted), height = ceil_div(blocks, chunks);
-  parallel_for(ceil_div(shape.panels, share) * chunks, threads, [&](std::int64_t item) {
+  // Rows are quantised in the same loop, since a loop of their own costs as much as a small
+  // product. Items are handed out in order: who has one of the products waits for rows that a
+  // running thread has, or none.
+  std::atomic<std::int64_t> left{blocks};
+  parallel_for(blocks + ceil_div(shape.panels, share) * chunks, threads, [&](std::int64_t item) {
+    if (item < blocks) {
+      const Countdown done{left};
+      const auto bytes = static_cast<std::size_t>(depth) * sizeof(float);
+      kernel.quantise(task, item, static_cast<float*>(thread_scratch(bytes)));
+      return;
+    }
+    for (int turn = 0; left.load(std::memory_order_acquire) > 0; ++turn) {
+      if (turn > kSpins) std::this_thread::yield();
+    }
+    item -= blocks;
     const std::int64_t block = item % chunks * height, panel = item / chunks * share;
     kernel.multiply(task, {block, std::min(blocks, block + height), panel,
                            std::min(shape.panels, panel + share)});

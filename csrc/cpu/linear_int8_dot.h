@@ -145,11 +145,11 @@ alignas(32) constexpr std::int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 // sums, four weights and four products are all there are, so the ones stay in memory.
 FASTSI_INLINE void add_eight(const Element* x, const __m256i (&w)[2][kVectors],
                              __m256i (&sum)[kVectors]) {
-  const auto* values = reinterpret_cast<const Element(*)[8]>(x);
+  using Four = const Element(*)[4];
   __m256i a, b, c, d;
   __asm__(
-      "vpbroadcastd   %[x], %[a]\n\t"
-      "vpbroadcastd 4+%[x], %[b]\n\t"
+      "vpbroadcastd %[x0], %[a]\n\t"
+      "vpbroadcastd %[x1], %[b]\n\t"
       "vpmaddubsw %[w00], %[a], %[c]\n\t"
       "vpmaddubsw %[w10], %[b], %[d]\n\t"
       "vpmaddubsw %[w01], %[a], %[a]\n\t"
@@ -162,8 +162,9 @@ FASTSI_INLINE void add_eight(const Element* x, const __m256i (&w)[2][kVectors],
       "vpaddd %[a], %[sum1], %[sum1]"
       : [sum0] "+x"(sum[0]), [sum1] "+x"(sum[1]), [a] "=&x"(a), [b] "=&x"(b), [c] "=&x"(c),
         [d] "=&x"(d)
-      : [x] "m"(*values), [w00] "x"(w[0][0]), [w01] "x"(w[0][1]), [w10] "x"(w[1][0]),
-        [w11] "x"(w[1][1]), [ones] "m"(kOnes));
+      : [x0] "m"(*reinterpret_cast<Four>(x)), [x1] "m"(*reinterpret_cast<Four>(x + 4)),
+        [w00] "x"(w[0][0]), [w01] "x"(w[0][1]), [w10] "x"(w[1][0]), [w11] "x"(w[1][1]),
+        [ones] "m"(kOnes));
 }
 
 // Sums of R rows by P panels, [R][P][16]: for every step an exact integer, times the product of the
