@@ -22,7 +22,7 @@ def sanitizers_work(folder: Path) -> bool:
     source = folder / "probe.cc"
     source.write_text("int main() {}\n")
     command = ["c++", *SANITIZE.split(), str(source), "-o", str(folder / "probe")]
-    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+    return subprocess.run(command, capture_output=True, check=False, timeout=600).returncode == 0
 
 
 @pytest.fixture(scope="module")
