@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastsi-installed
 EXTRAS := dev,report,gguf,peft,symbolic
 JOBS ?= 2
+WORKERS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
@@ -30,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/fastsi demo $(DEMO_ARGS)
 
 test: lint
-	$(BIN)/python -P -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -P -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -56,11 +57,16 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 on PATH; set PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# A package installed in place follows the sources by itself.
+# A package installed in place follows the sources by itself. Otherwise the wheel is kept: a test
+# looks into it. The first installation brings what is missing, and leaves an older fastsi alone.
 $(STAMP): $(SOURCES) | $(BIN)/python
 	@if [ -e $(VENV)/.fastsi-in-place ]; then echo "fastsi is installed in place"; else \
 		echo "$(BIN)/python -m pip install -c constraints.txt '.[$(EXTRAS)]'" && \
-		$(BIN)/python -m pip install --quiet -c constraints.txt '.[$(EXTRAS)]'; fi
+		rm -rf build/wheel && \
+		$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel . && \
+		wheel=$$(echo build/wheel/fastsi-*.whl) && \
+		$(BIN)/python -m pip install --quiet -c constraints.txt "$$wheel[$(EXTRAS)]" && \
+		$(BIN)/python -m pip install --quiet --no-deps --force-reinstall "$$wheel"; fi
 	@touch $@
 
 develop: | $(BIN)/python

@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
+
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:  # before torch: idle threads of one worker must not spin on the cores of the other
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,5 +38,9 @@ settings.load_profile("fastsi")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run checks marked slow after all others, in their usual order."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Run checks marked slow after all others, in their usual order.
+
+    Where several workers share the files out, files with such checks come first, so that no
+    worker is left alone with them at the end.
+    """
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) != WORKER)

@@ -23,7 +23,7 @@ SCRIPTS = sorted(BENCHMARKS.glob("*/bench_*.py"))
 
 def run(script: Path, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(script), *options]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=1800)
 
 
 def check_contract(line: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ SCRIPT = GPU / "run_all.py"
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_a_dry_run_goes_through_every_section() -> None:
-    done = run("--dry-run")
+    done = run("--dry-run", "--minutes", "25")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.rstrip().splitlines()[-1])
     assert found["dry_run"] is True
@@ -70,10 +70,10 @@ def test_a_section_that_fails_or_is_slow_does_not_stop_the_rest(script: ModuleTy
         device=torch.device("cpu"),
         dry=False,
         dtype=torch.float32,
-        deadline=time.monotonic() + 60,
+        deadline=time.monotonic() + 3600,
     )
-    for name, body in (("one", fails), ("two", hangs)):
-        script.run_section(script.Section(name, body, 0.2), context)
+    script.run_section(script.Section("one", fails, 600.0), context)
+    script.run_section(script.Section("two", hangs, 0.2), context)
     context.deadline = 0.0
     script.run_section(script.Section("three", fails, 1.0), context)
     values = [row.value for row in context.rows]
@@ -103,7 +103,7 @@ def test_outcomes_of_tests_are_counted(
     import _checks
 
     (tmp_path / "tests").mkdir()
-    bodies = {"good": "assert True", "bad": "assert False", "long": "import time; time.sleep(60)"}
+    bodies = {"good": "assert True", "bad": "assert False", "long": "import time; time.sleep(600)"}
     for name, body in bodies.items():
         more = "def test_first(): pass\n" if name == "long" else ""
         text = f"{more}def test_{name}(): {body}\n"
@@ -112,8 +112,8 @@ def test_outcomes_of_tests_are_counted(
     context = script.Context(
         device=torch.device("cpu"), dry=False, dtype=torch.float32, deadline=0.0
     )
-    _checks._pytest(context, "a", [["tests/test_good.py"]], 30.0)
-    _checks._pytest(context, "b", [["tests/test_good.py"], ["tests/test_bad.py"]], 30.0)
+    _checks._pytest(context, "a", [["tests/test_good.py"]], 600.0)
+    _checks._pytest(context, "b", [["tests/test_good.py"], ["tests/test_bad.py"]], 600.0)
     _checks._pytest(context, "c", [["tests/test_long.py"]], 3.0)
     assert [row.met for row in context.rows] == [True, False, None]
     assert context.rows[0].value == "1 passed"

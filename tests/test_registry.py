@@ -120,7 +120,7 @@ def test_backends_are_imported_when_first_chosen() -> None:
         "assert 'fastsi.ops.merge_states._cpu' in sys.modules\n"
         "assert 'fastsi.ops.kv_write._cpu' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=900)
 
 
 def test_every_op_has_a_short_reference_and_tests_of_every_backend() -> None:

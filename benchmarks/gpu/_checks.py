@@ -30,7 +30,7 @@ def tests_on_device(context: Context) -> None:
     """
     name = "tests of ops and engine on the device"
     if context.dry:
-        _pytest(context, name, [["tests/ops/test_merge_states.py", "-k", "reference"]], 60.0)
+        _pytest(context, name, [["tests/ops/test_merge_states.py", "-k", "reference"]], 600.0)
         return
     files = [str(p) for folder in ("ops", "engine") for p in ROOT.glob(f"tests/{folder}/test_*.py")]
     count = max(1, min(8, (os.cpu_count() or 2) // 2))

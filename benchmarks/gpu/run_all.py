@@ -100,7 +100,7 @@ def run_section(section: Section, context: Context) -> None:
     print(f"-- {section.name}", file=sys.stderr, flush=True)
     begin = time.monotonic()
     try:
-        with limit(min(left, section.seconds)):
+        with limit(left if context.dry else min(left, section.seconds)):
             section.run(context)
     except OutOfTime:
         context.add(section.name, f"skipped: out of time after {time.monotonic() - begin:.0f} s")

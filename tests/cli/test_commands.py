@@ -38,7 +38,7 @@ def in_a_process(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
 
 

@@ -63,7 +63,7 @@ def _killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     command += ["--model", str(answering_model(folder / "model")), "--work", str(folder / "runs")]
     command += [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, cwd=folder
+        command, capture_output=True, text=True, timeout=1800, check=False, cwd=folder
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

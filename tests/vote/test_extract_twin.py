@@ -101,15 +101,13 @@ UNITS = [
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_megabyte_takes_milliseconds(unit: str) -> None:
-    text = unit * (1_000_000 // len(unit.encode()))
+def test_time_grows_with_length_alone(unit: str) -> None:
+    """8 MB take 0.1 to 0.4 s; a search from every unit to the end takes 35 s to 12 minutes."""
+    text = unit * (8_000_000 // len(unit.encode()))
     for extractor in ("auto", "choice", "last_number"):
-        best = float("inf")
-        for _ in range(3):  # the least: other processes use the same processors
-            start = time.process_time()
-            in_cpp(text, extractor, True, RUN_ON_MARKS)
-            best = min(best, time.process_time() - start)
-        assert best < 0.05, extractor
+        start = time.process_time()
+        in_cpp(text, extractor, True, RUN_ON_MARKS)
+        assert time.process_time() - start < 15, extractor
 
 
 def test_voting_loads_no_torch() -> None:
@@ -119,4 +117,4 @@ def test_voting_loads_no_torch() -> None:
         "found = {'torch', 'transformers', 'pyarrow'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
-    subprocess.run([sys.executable, "-P", "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-P", "-c", script], check=True, timeout=600)

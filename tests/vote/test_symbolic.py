@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.util
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -23,10 +24,21 @@ HANGS = ["text:10000000!x", "text:10000001!/10000001x"]
 """Equal, by a product of ten million factors."""
 
 
+# Limits are long wherever algebra must come to an end: the machine may be busy.
+PATIENT = {"pair_seconds": 300.0, "group_seconds": 3000.0}
+
+
 @pytest.fixture(scope="module")
 def merger() -> Iterator[SymbolicMerger]:
-    with SymbolicMerger(pair_seconds=30.0) as made:  # patient: the machine may be busy
+    with SymbolicMerger(**PATIENT) as made:
         yield made
+
+
+def hasten(merger: SymbolicMerger, keys: list[str], pair: float, group: float) -> None:
+    """Short time limits from here on; what ``keys`` are by themselves is known by then."""
+    for key in keys:
+        assert merger._ask((key.removeprefix("text:"),), math.inf)
+    merger._pair_seconds, merger._group_seconds = pair, group
 
 
 def opaque(bodies: tuple[str, ...]) -> list[str]:
@@ -83,7 +95,10 @@ def test_other_kinds_are_left_alone(merger: SymbolicMerger) -> None:
     assert merged_keys([], merger) == []
 
 
-def test_votes_and_rewards_merge_on_request() -> None:
+def test_votes_and_rewards_merge_on_request(
+    merger: SymbolicMerger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(symbolic, "_shared", merger)
     texts = [r"The answer is $2\sqrt{3}$.", r"$\boxed{\sqrt{12}}$", "The answer is 3.", "#### 3"]
     texts.append(r"\boxed{2\sqrt 3 + 0}")
     assert vote(texts).winner == "num:3"
@@ -99,11 +114,11 @@ def test_votes_and_rewards_merge_on_request() -> None:
 
 
 def test_a_hanging_pair_times_out_and_merges_nothing() -> None:
-    with SymbolicMerger(pair_seconds=0.5) as merger:
-        assert merger.merge(["text:2x", "text:x+x"]) == {"text:x+x": "text:2x"}
-        began = time.monotonic()
+    with SymbolicMerger(**PATIENT) as merger:
+        easy = {"text:x+x": "text:2x", "text:x^2": "text:x*x"}
+        assert merger.merge(["text:2x", "text:x+x", "text:x^2", "text:x*x"]) == easy
+        hasten(merger, HANGS, pair=0.5, group=3000.0)
         assert merger.merge([*HANGS, "text:x^2", "text:x*x"]) == {"text:x^2": "text:x*x"}
-        assert time.monotonic() - began < 30.0
         kills = merger.kills
         assert 1 <= kills <= 3  # each of the two with x^2, and with the other
         # They are not tried again, and what was known still is.
@@ -113,17 +128,16 @@ def test_a_hanging_pair_times_out_and_merges_nothing() -> None:
 
 
 def test_a_question_has_a_time_limit() -> None:
-    with SymbolicMerger(pair_seconds=0.5, group_seconds=0.6) as merger:
-        merger.merge(["text:2x", "text:x+x"])  # starts the worker
-        many = [f"text:1{i}000000!x" for i in range(10)]
-        began = time.monotonic()
+    """Each of ten is to be compared with those before: 45 pairs, and time for one or two."""
+    many = [f"text:1{i}000000!x" for i in range(10)]
+    with SymbolicMerger(**PATIENT) as merger:
+        hasten(merger, many, pair=1.0, group=1.5)
         assert merger.merge(many) == {}
-        assert time.monotonic() - began < 15.0
         assert 1 <= merger.kills <= 3
 
 
 def test_a_dead_worker_is_replaced() -> None:
-    with SymbolicMerger(pair_seconds=30.0) as merger:
+    with SymbolicMerger(**PATIENT) as merger:
         assert merger.merge(["text:2x", "text:x+x"])
         assert merger._worker is not None
         first = merger._worker._process
@@ -137,7 +151,7 @@ def test_a_dead_worker_is_replaced() -> None:
 
 
 def test_a_worker_killed_while_it_computes() -> None:
-    with SymbolicMerger(pair_seconds=60.0) as merger:
+    with SymbolicMerger(**PATIENT) as merger:
         merger.merge(["text:2x", "text:x+x"])
         assert merger._worker is not None
         process = merger._worker._process
@@ -145,13 +159,13 @@ def test_a_worker_killed_while_it_computes() -> None:
         timer.start()
         began = time.monotonic()
         assert merger.merge(HANGS) == {}
-        assert time.monotonic() - began < 30.0
+        assert time.monotonic() - began < PATIENT["pair_seconds"] / 2  # noticed, not timed out
         timer.join()
         assert merger.kills == 1
 
 
 def test_many_threads_share_a_worker() -> None:
-    with SymbolicMerger(pair_seconds=30.0) as merger:
+    with SymbolicMerger(**PATIENT) as merger:
 
         def work(n: int) -> dict[str, str]:
             assert threading.current_thread() is not threading.main_thread()
@@ -166,6 +180,7 @@ def test_many_threads_share_a_worker() -> None:
 def test_no_process_is_left_behind() -> None:
     script = (
         "from fastsi.vote import merged_keys, symbolic\n"
+        "symbolic._shared = symbolic.SymbolicMerger(pair_seconds=300.0, group_seconds=3000.0)\n"
         "assert len(set(merged_keys(['text:2x', 'text:x+x']))) == 1\n"
         "print(symbolic.shared_merger()._worker._process.pid)\n"
     )
