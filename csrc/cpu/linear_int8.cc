@@ -67,12 +67,12 @@ Shape check_packed(const LinearInt8Weights& packed) {
   const Shape shape{linear_int8_panels(packed.n, packed.pair), ceil_div(packed.k, kInt8Step)};
   const std::int64_t columns = shape.panels * kInt8Panel;
   vector_of<std::uint8_t>("weights", packed.data, DType::u8, columns * shape.steps * kInt8Step);
-  vector_of<float>("scales", packed.scale, DType::f32, columns);
   FASTSI_CHECK(packed.step_scales == linear_int8_step_scales(), "weights: were packed ",
                packed.step_scales ? "for AVX2 without VNNI" : "for another instruction set",
                ", and ", name_of(isa()), " reads another form");
-  const std::int64_t sums = packed.step_scales ? columns * shape.steps : columns;
-  vector_of<std::int32_t>("sums", packed.sum, DType::i32, sums);
+  const std::int64_t parts = packed.step_scales ? columns * shape.steps : columns;
+  vector_of<float>("scales", packed.scale, DType::f32, parts);
+  vector_of<std::int32_t>("sums", packed.sum, DType::i32, parts);
   return shape;
 }
 
@@ -115,21 +115,22 @@ void linear_int8_pack(const TensorView& weight, const LinearInt8Weights& packed,
   if (static_cast<double>(weight.numel()) < kSerialElements) threads = 1;
   parallel_for(weight.shape[0], threads, [&](std::int64_t i) {
     const std::int64_t column = column_of(packed, first + i);
-    auto* scratch =
-        static_cast<float*>(thread_scratch(static_cast<std::size_t>(depth) * (sizeof(float) + 1)));
-    auto* values = reinterpret_cast<std::int8_t*>(scratch + depth);
+    // A scale and a sum of a column, or of each of its steps.
+    const std::int64_t parts = format.step_scales ? shape.steps : 1, part = depth / parts;
+    const auto floats = static_cast<std::size_t>(depth + parts) * sizeof(float);
+    auto* scratch = static_cast<float*>(thread_scratch(floats + static_cast<std::size_t>(depth)));
+    float* scales = scratch + depth;
+    auto* values = reinterpret_cast<std::int8_t*>(scales + parts);
     kernel.quantise_weight(static_cast<const float*>(weight.data) + i * packed.k, packed.k,
-                           shape.steps, values, static_cast<float*>(packed.scale.data) + column,
-                           scratch);
+                           shape.steps, values, scales, scratch);
     auto* to = static_cast<std::int8_t*>(packed.data.data) +
                column / kInt8Panel * kInt8Panel * depth + column % kInt8Panel * 4;
     for (std::int64_t k = 0; k < depth; ++k) to[k / 4 * 4 * kInt8Panel + k % 4] = values[k];
-    // One sum of a column, or one for each of its steps.
-    const std::int64_t parts = format.step_scales ? shape.steps : 1, part = depth / parts;
     for (std::int64_t s = 0; s < parts; ++s) {
       std::int32_t sum = 0;
       for (std::int64_t k = s * part; k < (s + 1) * part; ++k) sum += values[k];
       const std::int64_t at = (column / kInt8Panel * parts + s) * kInt8Panel + column % kInt8Panel;
+      static_cast<float*>(packed.scale.data)[at] = scales[s];
       static_cast<std::int32_t*>(packed.sum.data)[at] = format.offset * sum;
     }
   });

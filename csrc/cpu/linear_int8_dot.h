@@ -18,9 +18,9 @@ constexpr int kPanel = static_cast<int>(kInt8Panel);
 
 // Quantised rows as the multiplication takes them: bytes for AMX; bytes + 128 for VNNI, whose left
 // operand has no sign; 16 bits for AVX-512 without it, for vpmaddwd, whose sums cannot saturate.
-// AVX2 takes bytes + 64 of 7-bit rows: there a pair of products of vpmaddubsw is at most
-// 2 * 127 * 127 < 2^15, and it does twice the work of vpmaddwd. What the eighth bit would have kept
-// a scale per step keeps.
+// AVX2 takes bytes + 63 of 7-bit rows, 0 to 126: vpmaddubsw does twice the work of vpmaddwd, and
+// two of its results are added before they are widened, since weights are packed so that four
+// products fit 16 bits (linear_int8.h). What the eighth bit would have kept a scale per step keeps.
 #if defined(FASTSI_AMX)
 using Element = std::int8_t;
 constexpr int kOffset = 0;
@@ -32,7 +32,7 @@ constexpr bool kWholeBlocks = false;
 #elif defined(__AVX2__) && !defined(__AVX512F__)
 #define FASTSI_INT8_STEP_SCALES 1
 using Element = std::uint8_t;
-constexpr int kOffset = 64;
+constexpr int kOffset = 63;
 constexpr bool kWholeBlocks = false;
 #else
 using Element = std::int16_t;
@@ -40,7 +40,7 @@ constexpr int kOffset = 0;
 constexpr bool kWholeBlocks = false;
 #endif
 #if defined(FASTSI_INT8_STEP_SCALES)
-using Sum = float;  // of the steps, each times its row's scale
+using Sum = float;  // of the steps, each times its scales
 constexpr bool kStepScales = true;
 constexpr float kRowLevels = 63.0f;  // largest magnitude of a quantised row
 #else
@@ -132,50 +132,75 @@ static void dot(const Int8Task& task, std::int64_t, const Element* x,
 
 #elif defined(FASTSI_INT8_STEP_SCALES)
 
-constexpr int kMaxRows = 4;
+FASTSI_INLINE __m256i load_bytes(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
 
-// Sums of R rows by P panels, [R][P][16]: for every step an exact integer, times the row's scale of
-// that step, added in order.
+constexpr int kMaxRows = 4;
+constexpr int kVectors = 2, kLanes32 = 8;  // of a panel: eight columns each
+alignas(32) constexpr std::int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+// sums of 16 columns += eight values of a row times their weights, [value / 4][column / 8]. In
+// assembly, because compilers reorder integer additions over rows and run out of registers: eight
+// sums, four weights and four products are all there are, so the ones stay in memory.
+FASTSI_INLINE void add_eight(const Element* x, const __m256i (&w)[2][kVectors],
+                             __m256i (&sum)[kVectors]) {
+  const auto* values = reinterpret_cast<const Element(*)[8]>(x);
+  __m256i a, b, c, d;
+  __asm__(
+      "vpbroadcastd   %[x], %[a]\n\t"
+      "vpbroadcastd 4+%[x], %[b]\n\t"
+      "vpmaddubsw %[w00], %[a], %[c]\n\t"
+      "vpmaddubsw %[w10], %[b], %[d]\n\t"
+      "vpmaddubsw %[w01], %[a], %[a]\n\t"
+      "vpmaddubsw %[w11], %[b], %[b]\n\t"
+      "vpaddw %[d], %[c], %[c]\n\t"
+      "vpaddw %[b], %[a], %[a]\n\t"
+      "vpmaddwd %[ones], %[c], %[c]\n\t"
+      "vpmaddwd %[ones], %[a], %[a]\n\t"
+      "vpaddd %[c], %[sum0], %[sum0]\n\t"
+      "vpaddd %[a], %[sum1], %[sum1]"
+      : [sum0] "+x"(sum[0]), [sum1] "+x"(sum[1]), [a] "=&x"(a), [b] "=&x"(b), [c] "=&x"(c),
+        [d] "=&x"(d)
+      : [x] "m"(*values), [w00] "x"(w[0][0]), [w01] "x"(w[0][1]), [w10] "x"(w[1][0]),
+        [w11] "x"(w[1][1]), [ones] "m"(kOnes));
+}
+
+// Sums of R rows by P panels, [R][P][16]: for every step an exact integer, times the product of the
+// row's and the column's scale of that step, added in order.
 template <int R, int P>
 static void dot(const Int8Task& task, std::int64_t row, const Element* x,
                 const std::int8_t* const* panels, std::int64_t panel, NextWeights next, Sum* sums) {
-  constexpr int kVectors = 2, kLanes32 = 8;
-  const __m256i ones = _mm256_set1_epi16(1);
   for (int i = 0; i < R * P * kPanel; i += kLanes32) store<float>(sums + i, vf{});
   for (int p = 0; p < P; ++p) {
-    const std::int32_t* offsets = task.weight_sum + (panel + p) * task.steps * kPanel;
+    const std::int64_t columns = (panel + p) * task.steps * kPanel;
     for (std::int64_t s = 0; s < task.steps; ++s) {
-      const std::int8_t* w = panels[p] + s * kStep * kPanel;
+      const std::int64_t at = columns + s * kPanel;
+      const std::int8_t* weights = panels[p] + s * kStep * kPanel;
       const Element* from = x + s * kRows * kStep;
       next.fetch();
       __m256i sum[R][kVectors];
       for (int v = 0; v < kVectors; ++v) {
-        const auto* offset = reinterpret_cast<const __m256i*>(offsets + s * kPanel + v * kLanes32);
-        const __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_loadu_si256(offset));
+        const std::int32_t* offset = task.weight_sum + at + v * kLanes32;
+        const __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), load_bytes(offset));
         for (int r = 0; r < R; ++r) sum[r][v] = start;
       }
-      for (int k = 0; k < kStep; k += 4) {
-        __m256i weight[kVectors];
-        for (int v = 0; v < kVectors; ++v) {
-          const std::int8_t* at = w + k * kPanel + v * 4 * kLanes32;
-          weight[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-        }
-        for (int r = 0; r < R; ++r) {
-          std::int32_t four;
-          std::memcpy(&four, from + r * kStep + k, sizeof four);
-          const __m256i value = _mm256_set1_epi32(four);
+#pragma GCC unroll 1
+      for (int k = 0; k < kStep; k += 8) {
+        __m256i w[2][kVectors];
+        for (int i = 0; i < 2; ++i) {
           for (int v = 0; v < kVectors; ++v) {
-            const __m256i pairs = _mm256_maddubs_epi16(value, weight[v]);
-            sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(pairs, ones));
+            w[i][v] = load_bytes(weights + (k + 4 * i) * kPanel + v * 4 * kLanes32);
           }
         }
+        for (int r = 0; r < R; ++r) add_eight(from + r * kStep + k, w, sum[r]);
       }
-      for (int r = 0; r < R; ++r) {
-        const vf scale = splat<float>(task.row_scale[(row + r) * task.steps + s]);
-        for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < kVectors; ++v) {
+        const vf weight_scale = load<float>(task.weight_scale + at + v * kLanes32);
+        for (int r = 0; r < R; ++r) {
+          const vf scale = splat<float>(task.row_scale[(row + r) * task.steps + s]) * weight_scale;
           Sum* to = sums + (r * P + p) * kPanel + v * kLanes32;
-          const vf part = _mm256_cvtepi32_ps(sum[r][v]);
-          store<float>(to, load<float>(to) + part * scale);
+          store<float>(to, load<float>(to) + _mm256_cvtepi32_ps(sum[r][v]) * scale);
         }
       }
     }

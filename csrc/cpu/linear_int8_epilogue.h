@@ -90,17 +90,20 @@ FASTSI_INLINE vf activate(vf x) {
   return x;
 }
 
-// Sums of a row as floats; those of kStepScales already hold the row's scales.
-[[maybe_unused]] FASTSI_INLINE vf scaled(const float* sums, vf) { return load<float>(sums); }
-[[maybe_unused]] FASTSI_INLINE vf scaled(const std::int32_t* sums, vf row_scale) {
+// Sums of a row times its scale and those of the columns; with kStepScales they hold both already.
+[[maybe_unused]] FASTSI_INLINE vf scaled(const float* sums, vf, const float*) {
+  return load<float>(sums);
+}
+[[maybe_unused]] FASTSI_INLINE vf scaled(const std::int32_t* sums, vf row_scale,
+                                         const float* scales) {
   vi32 n;
   std::memcpy(&n, sums, sizeof n);
 #if defined(__AVX512F__)
-  return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(n)) * row_scale;
+  return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(n)) * row_scale * load<float>(scales);
 #elif defined(__AVX2__)
-  return _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(n)) * row_scale;
+  return _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(n)) * row_scale * load<float>(scales);
 #else
-  return __builtin_convertvector(n, vf) * row_scale;
+  return __builtin_convertvector(n, vf) * row_scale * load<float>(scales);
 #endif
 }
 
@@ -143,11 +146,11 @@ static void finish(const Int8Task& task, std::int64_t row, std::int64_t end, std
     for (int i = 0; i < (Pair ? 1 : P) * kPanel; i += W) {
       const std::int64_t left = width - i;
       if (!Full && left <= 0) break;
-      vf y = scaled(sums + i, row_scale) * load<float>(scales + i);
+      vf y = scaled(sums + i, row_scale, scales + i);
       if (task.bias != nullptr) y = y + load_columns<Full>(task.bias + first + i, left);
       y = activate<A>(y);
       if constexpr (Pair) {
-        vf up = scaled(sums + kPanel + i, row_scale) * load<float>(scales + kPanel + i);
+        vf up = scaled(sums + kPanel + i, row_scale, scales + kPanel + i);
         if (task.bias != nullptr) {
           up = up + load_columns<Full>(task.bias + task.columns + first + i, left);
         }

@@ -89,11 +89,18 @@ struct Grain {
   float inverse, scale;  // quantised = rotated * inverse; value = quantised * scale
 };
 
-// Rotates `depth` values to rotated[steps * 64], of which at most `levels` integers are to be made.
-// Values whose largest is below 2^-120 count as zeros; if one is not finite, the scale is NaN.
-// `divisor` takes the factor of the rotation.
-FASTSI_INLINE Grain rotate_all(const float* x, std::int64_t depth, std::int64_t steps, float levels,
-                               float divisor, float* rotated) {
+// The grain for values of which the largest is given, and of which at most `levels` integers are to
+// be made. Below 2^-120 they count as zeros; if it is not finite, the scale is NaN. `divisor` takes
+// the factor of the rotation.
+FASTSI_INLINE Grain grain_of(float largest, float levels, float divisor) {
+  if (!(largest < INFINITY)) return {0.0f, NAN};
+  if (largest < 0x1p-120f) return {0.0f, 0.0f};
+  return {levels / largest, largest / (levels * divisor)};
+}
+
+// Rotates `depth` values to rotated[steps * 64] and returns the largest magnitude.
+FASTSI_INLINE float rotate_all(const float* x, std::int64_t depth, std::int64_t steps,
+                               float* rotated) {
   vi32 top{};
   for (std::int64_t s = 0; s < steps; ++s) {
     float* to = rotated + s * kStep;
@@ -106,12 +113,27 @@ FASTSI_INLINE Grain rotate_all(const float* x, std::int64_t depth, std::int64_t 
   std::int32_t lane[W], best = 0;
   std::memcpy(lane, &top, sizeof top);
   for (int i = 0; i < W; ++i) best = lane[i] > best ? lane[i] : best;
-  constexpr std::int32_t kLeast = 0x03800000, kInfinity = 0x7F800000;  // kLeast: 2^-120
-  if (best >= kInfinity) return {0.0f, NAN};
-  if (best < kLeast) return {0.0f, 0.0f};
   float largest;
   std::memcpy(&largest, &best, sizeof largest);
-  return {levels / largest, largest / (levels * divisor)};
+  return largest;
+}
+
+// The largest sum of the positive or the negative ones of four weights of a step that are added in
+// 16 bits.
+FASTSI_INLINE float largest_quad(const float* step) {
+  float largest = 0;
+  for (std::int64_t i = 0; i < kStep; i += 8) {
+    for (std::int64_t j = i; j < i + 4; j += 2) {
+      for (float sign : {1.0f, -1.0f}) {
+        const auto part = [&](std::int64_t k) {
+          return step[k] * sign > 0 ? step[k] * sign : 0.0f;
+        };
+        const float sum = (part(j) + part(j + 1)) + (part(j + 4) + part(j + 5));
+        largest = sum > largest ? sum : largest;
+      }
+    }
+  }
+  return largest;
 }
 
 // Nearest integers, ties to even, of W values of at most 127 in magnitude.
@@ -330,7 +352,7 @@ void multiply(const Int8Task& task, const Int8Range& range) {
 
 }  // namespace
 
-Int8Format int8_format() { return {sizeof(Element), kStepScales, kStepScales ? 64 : 128}; }
+Int8Format int8_format() { return {sizeof(Element), kStepScales, kStepScales ? kOffset : 128}; }
 
 void int8_quantise(const Int8Task& task, std::int64_t block, float* scratch) {
   Element* to = block_of(task, block);
@@ -346,14 +368,14 @@ void int8_quantise(const Int8Task& task, std::int64_t block, float* scratch) {
       const float* x = task.x + source * task.x_stride;
       if constexpr (kStepScales) {
         for (std::int64_t s = 0; s < task.steps; ++s) {
-          grain =
-              rotate_all(x + s * kStep, task.depth - s * kStep, 1, kRowLevels, kDivisor, scratch);
+          const float largest = rotate_all(x + s * kStep, task.depth - s * kStep, 1, scratch);
+          grain = grain_of(largest, kRowLevels, kDivisor);
           task.row_scale[row * task.steps + s] = grain.scale;
           quantise(scratch, 1, grain, kOffset, kStride, to + s * kStride);
         }
         continue;
       }
-      grain = rotate_all(x, task.depth, task.steps, kRowLevels, kDivisor, scratch);
+      grain = grain_of(rotate_all(x, task.depth, task.steps, scratch), kRowLevels, kDivisor);
       task.row_scale[row] = grain.scale;
     }
     quantise(scratch, task.steps, grain, kOffset, kStride, to);
@@ -367,7 +389,20 @@ void int8_multiply(const Int8Task& task, const Int8Range& range) {
 
 void int8_quantise_weight(const float* weight, std::int64_t depth, std::int64_t steps,
                           std::int8_t* values, float* scale, float* scratch) {
-  const Grain grain = rotate_all(weight, depth, steps, 127.0f, 1.0f, scratch);
+  constexpr float kLevels = 127.0f;
+  if constexpr (kStepScales) {
+    // Rounding adds at most half of each of four integers.
+    constexpr float kOfQuad = kLevels / (kInt8Quad - 2);
+    for (std::int64_t s = 0; s < steps; ++s) {
+      const float one = rotate_all(weight + s * kStep, depth - s * kStep, 1, scratch);
+      const float four = largest_quad(scratch) * kOfQuad;
+      const Grain grain = grain_of(four > one ? four : one, kLevels, 1.0f);
+      scale[s] = grain.scale;
+      quantise(scratch, 1, grain, 0, kStep, values + s * kStep);
+    }
+    return;
+  }
+  const Grain grain = grain_of(rotate_all(weight, depth, steps, scratch), kLevels, 1.0f);
   *scale = grain.scale;
   quantise(scratch, steps, grain, 0, kStep, values);
 }

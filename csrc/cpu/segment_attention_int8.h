@@ -13,6 +13,8 @@ namespace FASTSI_ISA {
 
 #if defined(__AVX2__)
 #define FASTSI_ATTENTION_INT8 1
+// Inlined into one another, the loops would share registers, and spill.
+#define FASTSI_APART static __attribute__((noinline))
 
 constexpr int kIntQueries = FASTSI_VECTOR_BYTES == 64 ? 6 : 4;
 constexpr int kIntVectors = FASTSI_VECTOR_BYTES == 64 ? 4 : 2;
@@ -80,8 +82,8 @@ struct IntScratch {
 };
 
 // Rotated queries [queries][dim] as integers.
-FASTSI_INLINE void int_pack_queries(const float* q, std::int64_t queries, std::int64_t dim,
-                                    const IntScratch& to) {
+FASTSI_APART void int_pack_queries(const float* q, std::int64_t queries, std::int64_t dim,
+                                   const IntScratch& to) {
   for (std::int64_t m = 0; m < queries; ++m) {
     std::uint8_t* row = to.q + m * to.depth;
     for (std::int64_t d = dim; d < to.depth; ++d) row[d] = 0;
@@ -89,18 +91,31 @@ FASTSI_INLINE void int_pack_queries(const float* q, std::int64_t queries, std::i
   }
 }
 
+// The next bytes of a row of which `left` are left, as many as a vector holds; the rest is 0.
+template <class V>
+FASTSI_INLINE V bytes_of(const std::int8_t* from, std::int64_t left) {
+  V v{};
+  if (left >= static_cast<std::int64_t>(sizeof v)) {
+    std::memcpy(&v, from, sizeof v);
+  } else {
+    std::memcpy(&v, from, static_cast<std::size_t>(left));
+  }
+  return v;
+}
+
 // Keys of n tokens: four of head_dim side by side, lanes over tokens; the rest is 0.
-static void int_pack_keys(const std::int8_t* const* key, int n, std::int64_t dim,
-                          const IntScratch& to) {
+FASTSI_APART void int_pack_keys(const std::int8_t* const* key, int n, std::int64_t dim,
+                                const IntScratch& to) {
   constexpr int W = kLanes<float>;
-  constexpr std::int64_t kBytes = 4 * W;
   for (int t = 0; t < n; t += W) {
-    for (std::int64_t d = 0; d < dim; d += kBytes) {
-      vf v[W] = {};
-      for (int i = 0; i < W && t + i < n; ++i) {
-        const std::size_t left = static_cast<std::size_t>(dim - d < kBytes ? dim - d : kBytes);
-        left == kBytes ? std::memcpy(&v[i], key[t + i] + d, kBytes)
-                       : std::memcpy(&v[i], key[t + i] + d, left);
+    for (std::int64_t d = 0; d < dim; d += 4 * W) {
+      vf v[W];
+      if (n - t >= W && dim - d >= 4 * W) {
+        for (int i = 0; i < W; ++i) std::memcpy(&v[i], key[t + i] + d, sizeof v[i]);
+      } else {
+        for (int i = 0; i < W; ++i) {
+          v[i] = t + i < n ? bytes_of<vf>(key[t + i] + d, dim - d) : vf{};
+        }
       }
       transpose<float>(v);
       for (int i = 0; i < W && d + 4 * i < to.depth; ++i) {
@@ -117,17 +132,13 @@ static void int_pack_keys(const std::int8_t* const* key, int n, std::int64_t dim
 }
 
 // Values of n tokens: four tokens side by side, lanes over head_dim; the rest is 0.
-static void int_pack_values(const std::int8_t* const* value, int n, std::int64_t dim,
-                            const IntScratch& to) {
+FASTSI_APART void int_pack_values(const std::int8_t* const* value, int n, std::int64_t dim,
+                                  const IntScratch& to) {
   for (int t = 0; t < n; t += 4) {
     for (std::int64_t d = 0; d < dim; d += 16) {
       __m128i row[4];
       for (int i = 0; i < 4; ++i) {
-        row[i] = _mm_setzero_si128();
-        if (t + i >= n) continue;
-        const std::size_t left = static_cast<std::size_t>(dim - d < 16 ? dim - d : 16);
-        left == 16 ? std::memcpy(&row[i], value[t + i] + d, 16)
-                   : std::memcpy(&row[i], value[t + i] + d, left);
+        row[i] = t + i < n ? bytes_of<__m128i>(value[t + i] + d, dim - d) : _mm_setzero_si128();
       }
       const __m128i low01 = _mm_unpacklo_epi8(row[0], row[1]),
                     high01 = _mm_unpackhi_epi8(row[0], row[1]),
@@ -162,8 +173,8 @@ FASTSI_INLINE void int_dot(const std::uint8_t* x, std::int64_t x_stride, const s
 
 // Scores of M queries from the m-th on against the packed keys of n tokens.
 template <int M>
-static void int_scores(const IntScratch& s, std::int64_t m, int n, const float* k_scale,
-                       float* score) {
+FASTSI_APART void int_scores(const IntScratch& s, std::int64_t m, int n, const float* k_scale,
+                             float* score) {
   constexpr int W = kLanes<float>, NV = kIntVectors;
   for (int t = 0; t < n; t += NV * W) {
     Ints sum[M][NV];
@@ -185,8 +196,8 @@ static void int_scores(const IntScratch& s, std::int64_t m, int n, const float* 
 
 // Turns n scores of a query into integer weights of the values, scales of the values included;
 // returns the sum of the weights without these.
-FASTSI_INLINE float int_weigh(float* score, float base, const float* v_scale, int n,
-                              std::uint8_t* p, float* p_scale) {
+FASTSI_APART float int_weigh(float* score, float base, const float* v_scale, int n, std::uint8_t* p,
+                             float* p_scale) {
   constexpr int W = kLanes<float>;
   vf total{}, all{}, top{};
   for (int t = 0; t < n; t += W) {
@@ -210,8 +221,8 @@ FASTSI_INLINE float int_weigh(float* score, float base, const float* v_scale, in
 
 // acc[i] = acc[i] * rescale[i] + weights . values, for M queries from the m-th on.
 template <int M>
-static void int_values(const IntScratch& s, std::int64_t m, int n, std::int64_t acc_stride,
-                       const float* rescale, float* acc) {
+FASTSI_APART void int_values(const IntScratch& s, std::int64_t m, int n, std::int64_t acc_stride,
+                             const float* rescale, float* acc) {
   constexpr int W = kLanes<float>;
   const auto columns = [&](auto vectors, std::int64_t d) {
     constexpr int NV = decltype(vectors)::value;

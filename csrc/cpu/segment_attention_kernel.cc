@@ -164,7 +164,7 @@ class BlockAttention {
 #if defined(FASTSI_AMX)
     together |= kTiles && !s.per_path;
 #endif
-    const C *next_key[kTile] = {}, *next_value[kTile] = {};
+    const C *next_key[kTile], *next_value[kTile];
     const int next_n = place_next(ahead, next_key, next_value);
     if (together) {
       fetch_rows(next_key, 0, next_n);

@@ -27,9 +27,10 @@ void linear_int8() {
   Tensor x(DType::f32, {gather ? sources : rows, k}), weight(DType::f32, {n, k});
   Tensor bias(DType::f32, {n}), residual(DType::f32, {rows, columns});
   Tensor out(DType::f32, {rows, columns}), index(DType::i64, {rows});
-  Tensor data(DType::u8, {panels * 16 * depth}), scale(DType::f32, {panels * 16});
   const bool step_scales = fastsi::linear_int8_step_scales();
-  Tensor sum(DType::i32, {panels * 16 * (step_scales ? depth / 64 : 1)});
+  const std::int64_t parts = panels * 16 * (step_scales ? depth / 64 : 1);
+  Tensor data(DType::u8, {panels * 16 * depth}), scale(DType::f32, {parts});
+  Tensor sum(DType::i32, {parts});
   for (Tensor* tensor : {&x, &weight, &bias, &residual}) tensor->fill_normal();
   for (std::int64_t r = 0; gather && r < rows; ++r) {
     index.as<std::int64_t>()[r] = pick(0, sources - 1);

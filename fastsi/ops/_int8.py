@@ -27,7 +27,10 @@ def hadamard(x: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def round_rows(
-    x: torch.Tensor, levels: float = 127.0, factor: float = 1.0
+    x: torch.Tensor,
+    levels: float = 127.0,
+    factor: float = 1.0,
+    largest: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Integers and a scale per row: x is about values * scale * factor.
 
@@ -35,13 +38,16 @@ def round_rows(
         x: float32 [..., n].
         levels: largest magnitude of an integer, up to 127.
         factor: what the scale is divided by.
+        largest: float32 [...], becomes ``levels``; at least the largest magnitude of the row, which
+            it is by default.
 
     Returns:
-        Values int8 [..., n], rounded to nearest even; scale float32 [...], largest magnitude /
-        (levels * factor). Rows whose largest magnitude is below 2^-120 count as zeros; rows that
+        Values int8 [..., n], rounded to nearest even; scale float32 [...], largest /
+        (levels * factor). Rows whose ``largest`` is below 2^-120 count as zeros; rows that
         are not finite have values 0 and the scale NaN.
     """
-    largest = x.abs().amax(dim=-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
+    if largest is None:
+        largest = x.abs().amax(dim=-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
     usable = largest.isfinite() & (largest >= _LEAST)
     safe = largest.where(usable, torch.ones_like(largest))
     inverse = torch.full_like(safe, levels) / safe  # not levels / safe, which torch rounds twice

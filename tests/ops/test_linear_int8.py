@@ -1,7 +1,7 @@
 """linear in mode "int8": every instruction set gives the bits of the definition in torch.
 
-Weights are packed for the instruction set in force: AVX2 without VNNI takes rows of 7 bits with a
-scale per 64 inputs, all others rows of 8 bits.
+Weights are packed for the instruction set in force: AVX2 without VNNI takes rows of 7 bits and a
+scale per 64 inputs of rows and weights, all others rows of 8 bits and one scale.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def test_bits_depend_on_the_row_alone(runner: str, n: int, k: int, pair: bool) -
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_the_largest_sums_do_not_saturate(runner: str) -> None:
-    """All integers of rows and weights are 127 or -127: sums of pairs in 16 bits would clip."""
+    """All integers are as large as can be, of rows and of weights: sums in 16 bits would clip."""
     k = 64 * 2048
     weight, x = torch.zeros(3, k), torch.zeros(4, k)
     weight[0, ::64], weight[1, ::64], weight[2, ::64] = 1, -1, 1
@@ -133,9 +133,12 @@ def test_the_largest_sums_do_not_saturate(runner: str) -> None:
     x[3, ::128], x[3, 64::128] = 1, -1
     with running(runner) as backend:
         packed = packed_of(weight)
-        assert packed.integers()[0].abs().min() == 127
+        # 64, not 127: four of them are added in 16 bits.
+        assert packed.integers()[0].abs().min() == (64 if runner == "cpu-avx2" else 127)
         got = linear(x, packed, backend=backend)
-    torch.testing.assert_close(got, x @ weight.T, rtol=1e-6, atol=1e-6)
+        stands_for = packed.unpack()[0]
+    torch.testing.assert_close(got, x @ stands_for.T, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(stands_for, weight, rtol=0.01, atol=1e-6)
 
 
 def test_depths_whose_sums_could_overflow_are_refused() -> None:
@@ -181,14 +184,36 @@ def test_results_too_large_for_caches(runner: str, threads: int) -> None:
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_packing_has_the_same_bits_everywhere(runner: str) -> None:
     weights = [normal(21, 130), normal(21, 130, seed=1) * 1e-3]
-    weights[0][3], weights[1][4] = 0, 1e-41
-    expected = int8.quantise(torch.cat(weights))
+    weights[0][3], weights[1][4], weights[0][5, 64:128] = 0, 1e-41, 1.0
+    quantise = int8.quantise_steps if runner == "cpu-avx2" else int8.quantise
+    expected = quantise(torch.cat(weights))
     with running(runner):
         for pair in (False, True):
             packed = packed_of(*weights, pair=pair)
             steps = runner == "cpu-avx2"
             assert packed.layout == ("int8_panel16_steps" if steps else "int8_panel16")
             assert all(map(torch.equal, packed.integers(), expected))
+
+
+def test_sums_of_four_products_fit_16_bits() -> None:
+    """Step scales: rows are bytes of 0 to 126, and two results of vpmaddubsw are added."""
+    weight = normal(40, 256)
+    weight[1] = 1.0
+    # All of one sign after the rotation, in every group that is added: the scale has to grow.
+    weight[2:] = int8.rotate(weight[2:].abs())
+    values, scales = int8.quantise_steps(weight)
+    assert 126 * int8.QUAD < 2**15
+    assert int8.QUAD - 4 <= int8.largest_quads(values.int()).max() <= int8.QUAD
+    error = int8.dequantised(values, scales, 256) - weight
+    assert int8.rotate(error).abs().max() <= 0.501 * scales.max()
+    x = torch.zeros(2, 256)
+    x[0, ::64] = 1.0  # every byte of the first row is 126, the scale of the second is NaN
+    x[1] = torch.nan
+    with running("cpu-avx2") as backend:
+        packed = packed_of(weight)
+        got = linear(x, packed, backend=backend)
+        assert torch.equal(got[0], linear(x, packed, backend="reference")[0])
+    assert got[1].isnan().all()
 
 
 def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,8 +249,9 @@ def test_unpacked_weights_are_within_half_a_grain() -> None:
     scales = packed.integers()[1].split(packed.splits)
     for weight, unpacked, scale in zip(weights, packed.unpack(), scales, strict=True):
         # In the rotated domain each value errs by half a grain; turning back averages 64 of them.
-        rotated = int8.rotate(weight - unpacked).abs()
-        assert (rotated <= 0.501 * scale[:, None] + 1e-5 * weight.abs().max()).all()
+        rotated = int8.rotate(weight - unpacked).abs().view(len(weight), -1, 64)
+        grain = scale.view(len(weight), -1, 1)
+        assert (rotated <= 0.501 * grain + 1e-5 * weight.abs().max()).all()
 
 
 @pytest.mark.parametrize(("runner", "most"), [("cpu-portable", 0.01), ("cpu-avx2", 0.015)])

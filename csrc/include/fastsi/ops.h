@@ -133,7 +133,7 @@ void linear(const TensorView& x, const LinearWeights& weights, const LinearEpilo
             const TensorView& out, int threads);
 
 // Weights in int8: data uint8 [linear_int8_panels(n, pair) * 16 * (k filled up to 64)], and for
-// each of the panels' 16 columns scale float32 and sum int32; with step scales, a sum for every
+// each of the panels' 16 columns scale float32 and sum int32; with step scales, both for every
 // step of 64 inputs. The layout stands in csrc/cpu/linear_int8.h; panels of a pair alternate.
 struct LinearInt8Weights {
   TensorView data, scale, sum;
@@ -141,8 +141,9 @@ struct LinearInt8Weights {
   bool pair = false, step_scales = false;
 };
 
-// Whether the instruction set in force takes rows of 7 bits with a scale per 64 inputs (AVX2
-// without VNNI) instead of 8 bits with one scale. Weights packed for one form serve no other.
+// Whether the instruction set in force takes rows of 7 bits and scales per 64 inputs, of rows and
+// weights (AVX2 without VNNI), instead of 8 bits with one scale. Weights packed for one form serve
+// no other.
 bool linear_int8_step_scales();
 
 std::int64_t linear_int8_panels(std::int64_t n, bool pair);

@@ -4,10 +4,11 @@ Every 64 consecutive inputs are rotated by a Hadamard matrix H (unnormalised, H 
 the weights once and in the rows of each call: W @ x = (W @ H) @ (H.T @ x) / 64. One input far
 larger than its neighbours, which language models have in every layer, then no longer decides the
 grain of its whole row (QuaRot, arXiv 2404.00456; here the model stays as it is).
-Weights have 8 bits and one scale per output feature. Rows are rounded at every call, in one of two
-forms: 8 bits and one scale each; or, where bytes can only be multiplied fast if a pair of products
-fits 16 bits (AVX2 without VNNI), 7 bits and a scale for every 64 inputs (``step_scales``). Sums, of
-a row or of 64 inputs, are exact integers, so only the roundings lose anything.
+Weights have 8 bits. Rows are rounded at every call, in one of two forms: 8 bits and one scale each,
+with one scale per output feature; or, where bytes can only be multiplied fast if sums of four
+products fit 16 bits (AVX2 without VNNI), 7 bits and, for rows and features, a scale for every 64
+inputs (``step_scales``). Sums, of a row or of 64 inputs, are exact integers, so only the roundings
+lose anything.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ PANEL = 16
 """Output features of a panel of the packed layout."""
 ROW_SCALES, STEP_SCALES = "int8_panel16", "int8_panel16_steps"
 """Layouts with the extension, named after the form of the rows they are multiplied with."""
+QUAD = 260
+"""Step scales: largest sum of the positive or the negative ones of four weights whose products with
+0 to 126 are added in 16 bits."""
 
 
 def rotate(x: torch.Tensor) -> torch.Tensor:
@@ -37,8 +41,19 @@ def rotate(x: torch.Tensor) -> torch.Tensor:
     return hadamard(torch.nn.functional.pad(x, (0, -x.shape[1] % BLOCK)), BLOCK)
 
 
+def largest_quads(rotated: torch.Tensor) -> torch.Tensor:
+    """Largest sum of the positive or the negative ones of four: [rows, multiple of 8] to [rows].
+
+    The four are i, i + 1, i + 4 and i + 5 for every i that is 0 or 2 modulo 8.
+    """
+    fours = rotated.view(len(rotated), -1, 2, 2, 2).transpose(2, 3)
+    parts = torch.stack((fours, -fours)).clamp(min=0)
+    pairs = parts[..., 0] + parts[..., 1]
+    return (pairs[..., 0] + pairs[..., 1]).amax(dim=(0, 2, 3))
+
+
 def quantise(
-    x: torch.Tensor, factor: float = 1.0, levels: float = 127.0
+    x: torch.Tensor, factor: float = 1.0, levels: float = 127.0, *, quads: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotated rows as integers and a scale each: rotate(x) is about values * scale * factor.
 
@@ -46,13 +61,27 @@ def quantise(
         x: float32 [rows, k].
         factor: what the scale is divided by.
         levels: largest magnitude of an integer, up to 127.
+        quads: the scale is also large enough for `largest_quads` of the values to be within QUAD.
 
     Returns:
         Values int8 [rows, k filled up to 64], rounded to nearest even; scale float32 [rows]. Rows
         whose largest rotated magnitude is below 2^-120 count as zeros;
         rows that are not finite have the scale NaN.
     """
-    return round_rows(rotate(x), levels, factor)
+    rotated = rotate(x)
+    if not quads:
+        return round_rows(rotated, levels, factor)
+    # Rounding adds at most half of each of four integers.
+    fours = largest_quads(rotated) * (levels / (QUAD - 2))
+    largest = rotated.abs().amax(dim=1) if x.shape[1] else fours
+    return round_rows(rotated, levels, factor, torch.where(fours > largest, fours, largest))
+
+
+def quantise_steps(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights [n, k] of the form with step scales: as `quantise`, but scale float32 [n, steps]."""
+    parts = [quantise(part, quads=True) for part in torch.split(weight, BLOCK, dim=1)]
+    values, scales = zip(*parts, strict=True)
+    return torch.cat(values, dim=1), torch.stack(scales, dim=1)
 
 
 def product(
@@ -67,29 +96,34 @@ def product(
 
     Args:
         x: [rows, k].
-        values, scales: int8 [n, k filled up to 64], float32 [n], from `quantise`.
+        values, scales: int8 [n, k filled up to 64], float32 [n] from `quantise`, or with step
+            scales [n, steps] from `quantise_steps`.
         bias: [n] or None.
-        step_scales: the form of the rows, see above; the sums of steps are added in order.
+        step_scales: the form, see above; the sums of steps are added in order.
     """
     wide = x.to(torch.float32)
     if step_scales:
         y = wide.new_zeros(x.shape[0], len(values))
-        parts = zip(
-            torch.split(wide, BLOCK, dim=1), torch.split(values.double(), BLOCK, dim=1), strict=True
+        steps = zip(
+            torch.split(wide, BLOCK, dim=1),
+            torch.split(values.double(), BLOCK, dim=1),
+            scales.unbind(1),
+            strict=True,
         )
-        for part, weights in parts:
+        for part, weights, own in steps:
             integers, scale = quantise(part, float(BLOCK), 63.0)
-            y = y + (integers.double() @ weights.T).float() * scale[:, None]
+            y = y + (integers.double() @ weights.T).float() * (scale[:, None] * own)
     else:
         integers, scale = quantise(wide, float(BLOCK))
         y = (integers.double() @ values.double().T).float() * scale[:, None]  # exact: below 2^53
-    y = y * scales
+        y = y * scales
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
 def dequantised(values: torch.Tensor, scales: torch.Tensor, k: int) -> torch.Tensor:
     """The weights [n, k], float32, that integers and scales stand for."""
-    return (rotate(values.float() * scales[:, None]) / BLOCK)[:, :k].contiguous()
+    steps = values.view(len(values), -1, BLOCK) * scales.view(len(values), -1, 1)
+    return (rotate(steps.view(values.shape)) / BLOCK)[:, :k].contiguous()
 
 
 def pack_rows(weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,10 +154,12 @@ def pack_panels(weights: Sequence[torch.Tensor], pair: bool) -> tuple[str, torch
 def unpack_panels(
     layout: str, data: torch.Tensor, n: int, k: int, pair: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values int8 [n, k filled up to 64] and scales [n] out of a layout of panels."""
+    """Values int8 [n, k filled up to 64] and scales [n] or [n, steps] out of a layout of panels."""
     depth = -(-k // BLOCK) * BLOCK
     columns = data.numel() // _column_bytes(depth, layout == STEP_SCALES)
     values, scales, _ = _parts(data, columns, depth)
+    if layout == STEP_SCALES:
+        scales = scales.view(-1, depth // BLOCK, PANEL).transpose(1, 2).reshape(columns, -1)
     panels = values.view(torch.int8).view(-1, depth // 4, PANEL, 4)
     plain = panels.permute(0, 2, 1, 3).reshape(columns, depth)
     if pair:
@@ -134,14 +170,14 @@ def unpack_panels(
 
 
 def _column_bytes(depth: int, step_scales: bool) -> int:
-    """Of a column's weights, its scale and its sums."""
-    return depth + 4 + 4 * (depth // BLOCK if step_scales else 1)
+    """Of a column's weights, its scales and its sums."""
+    return depth + 8 * (depth // BLOCK if step_scales else 1)
 
 
 def _parts(
     data: torch.Tensor, columns: int, depth: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Bytes of the panels, scale of each column, sums of each column (csrc/cpu/linear_int8.h)."""
-    end = columns * depth
-    scales, sums = data[end : end + 4 * columns], data[end + 4 * columns :]
-    return data[:end], scales.view(torch.float32), sums.view(torch.int32)
+    """Bytes of the panels, scales and sums of each column (csrc/cpu/linear_int8.h)."""
+    panels, rest = data[: columns * depth], data[columns * depth :]
+    scales, sums = rest.chunk(2)
+    return panels, scales.view(torch.float32), sums.view(torch.int32)

@@ -104,7 +104,10 @@ class PackedWeight:
         return [whole[a:b].clone() for a, b in itertools.pairwise(ends)]
 
     def integers(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mode "int8": rotated values int8 [n, k filled up to 64] and scales float32 [n]."""
+        """Mode "int8": rotated values int8 [n, k filled up to 64] and scales float32 [n].
+
+        In layout "int8_panel16_steps" scales are [n, steps], one for every 64 inputs.
+        """
         if self.scales is not None:
             return self.data.view(torch.int8).view(self.n, -1), self.scales
         return int8.unpack_panels(self.layout, self.data, self.n, self.k, self.pair)
