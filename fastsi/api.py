@@ -35,6 +35,7 @@ EVALUATION = "evaluation"
 """Name of the folder with a run's evaluations, inside the run folder."""
 PAPER_SAMPLING = SamplingParams(n=32, temperature=0.7, max_tokens=256)
 """What the method's paper samples with."""
+_ENGINE_OPTIONS = ("quantization", "kv_dtype")
 _BLOCK = 64
 """Questions sampled in one call of the engine; progress is told after each."""
 
@@ -142,6 +143,16 @@ def prompt_config(values: Mapping[str, Any]) -> PromptConfig:
     return PromptConfig(**values)
 
 
+def engine_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the engine from a mapping such as a TOML table; their values are checked by `LLM`.
+
+    Raises:
+        ConfigError: unknown key.
+    """
+    check_known(values, _ENGINE_OPTIONS, "engine field")
+    return dict(values)
+
+
 def sample(
     model: Model,
     questions: Sequence[Question],
@@ -149,6 +160,7 @@ def sample(
     out: str | Path,
     sampling: SamplingParams = PAPER_SAMPLING,
     prompt: PromptConfig | None = None,
+    options: Mapping[str, Any] | None = None,
     extractor: str = "auto",
     stopping: str | Rule | None = None,
     progress: bool = True,
@@ -162,6 +174,7 @@ def sample(
         sampling: how to sample; ``n`` paths per question. Its stop strings, if any, replace those
             that fit the prompt style.
         prompt: how questions are put; None: the defaults.
+        options: of `LLM`, for a model that is loaded here; see `engine_options`.
         extractor: how the answer is found; one of ``fastsi.vote.EXTRACTORS``.
         stopping: when to stop before ``n`` paths, as in `LLM.vote`; the file then has the
             paths that count.
@@ -173,6 +186,7 @@ def sample(
 
     Raises:
         ArtifactError: ``out`` exists or cannot be written.
+        ConfigError: an option of the engine does not fit the model, or the model is loaded already.
         PromptTooLong: a question does not fit the model's context; nothing was sampled.
     """
     check_known([extractor], voting.EXTRACTORS, "extractor")
@@ -180,8 +194,11 @@ def sample(
     out = new_file(out)
     prompt = prompt or PromptConfig()
     seconds = _Seconds()
+    options = engine_options(options or {})
+    if options and isinstance(model, LLM):
+        raise ConfigError(f"options={options}: the model is loaded already; give them to LLM(...)")
     with seconds.phase("load"):
-        llm = _only_sampling(model, load_model(model))
+        llm = _only_sampling(model, load_model(model, **options))
     template = Template.from_config(prompt, llm.tokenizer)
     ids = encode_prompts(llm, questions, template, prompt.sample_format)
     check_lengths(questions, ids, context_length(llm.model))

@@ -1,14 +1,16 @@
-"""What quantization="int8" costs in quality and gives in speed.
+"""What quantization="int8" and kv_dtype="int8" cost in quality and give in speed.
 
 Quality, on --questions problems and --paths paths each, drawn by the float32 engine:
 
 - Kullback-Leibler divergence from the float32 model's next-token distribution to that with int8
   linear layers, over the positions of the first path of every question, and how often the most
-  likely token is the same; for all layers, and for all but the vocabulary head.
-- How many majority winners change when the int8 engine draws the paths with the same seed; and,
+  likely token is the same; for all layers, and for all but the vocabulary head; with an int8 KV
+  cache alone; and with both. Prompts are spans that paths share, paths are spans of their own, as
+  in the engine.
+- How many majority winners change when an int8 engine draws the paths with the same seed; and,
   to judge that by, how many change when the float32 engine draws them with another seed.
 
-Speed: both engines draw all paths in turns, every path to its full length.
+Speed: all engines draw all paths in turns, every path to its full length.
 
 Example:
     python benchmarks/engine/bench_quantization.py --questions 200 --paths 16
@@ -34,7 +36,10 @@ import fastsi
 from fastsi.api import BUILTIN, builtin_model
 from fastsi.data.questions import read_questions
 from fastsi.data.stories import make_problems
-from fastsi.ops import linear, pack_weight
+from fastsi.engine import architecture
+from fastsi.engine.attention import StepContext, engine_attention
+from fastsi.engine.kv_pool import KVPool, LayerShape
+from fastsi.ops import SegmentPlan, linear, pack_weight
 from fastsi.types import RequestOutput, SamplingParams, Vote
 from fastsi.vote import vote
 
@@ -93,6 +98,49 @@ def int8_linears(model: nn.Module, *, head: bool) -> Iterator[None]:
         yield
 
 
+PAGE = 16
+"""Tokens per page of the caches below."""
+
+
+def step_of(prompt: int, path: int, layers: list[LayerShape]) -> StepContext:
+    """All tokens of a prompt and its path in one step over an int8 cache."""
+    shared, own = -(-prompt // PAGE), -(-path // PAGE)
+    plan = SegmentPlan.from_lists(
+        pages=[list(range(shared)), list(range(shared, shared + own))],
+        page_offset=[0, 0],
+        kv_len=[prompt, path],
+        kv_start=[0, prompt],
+        rows=[(0, prompt + path), (prompt, prompt + path)],
+        causal=[True, True],
+        row_pos=list(range(prompt + path)),
+        per_path=[False, True],
+    )
+    device = torch.device("cpu")
+    pool = KVPool(layers, num_pages=shared + own, page_size=PAGE, dtype=torch.int8, device=device)
+    slots = torch.cat([torch.arange(prompt), shared * PAGE + torch.arange(path)])
+    return StepContext.over(pool, slots, plan)
+
+
+@torch.inference_mode()
+def int8_cache_distributions(model: Any, outputs: list[RequestOutput]) -> list[torch.Tensor]:
+    """`distributions` with keys and values in an int8 cache."""
+    layers = [call.shape for call in architecture.inspect(model)]
+    found = []
+    with engine_attention(model):
+        for output in outputs:
+            path = list(output.outputs[0].token_ids)
+            prompt = len(output.prompt_token_ids)
+            ids = torch.tensor([output.prompt_token_ids + path])
+            logits = model(
+                input_ids=ids,
+                position_ids=torch.arange(ids.shape[1])[None],
+                use_cache=False,
+                fastsi_step=step_of(prompt, len(path), layers),
+            ).logits[0, prompt - 1 : -1]
+            found.append(logits.float().log_softmax(dim=-1))
+    return found
+
+
 @torch.inference_mode()
 def distributions(model: nn.Module, outputs: list[RequestOutput]) -> list[torch.Tensor]:
     """Log-probabilities [tokens, vocabulary] of every token of each first path."""
@@ -144,7 +192,15 @@ def main() -> None:
     torch.manual_seed(args.seed)
     where = str(builtin_model() if args.model == BUILTIN else args.model)
     exact = fastsi.LLM(where, dtype="float32", device="cpu")
-    rounded = fastsi.LLM(exact.model, tokenizer=exact.tokenizer, quantization="int8")
+    options: dict[str, dict[str, Any]] = {
+        "int8": {"quantization": "int8"},
+        "int8_cache": {"kv_dtype": "int8"},
+        "int8_and_cache": {"quantization": "int8", "kv_dtype": "int8"},
+    }
+    rounded = {
+        name: fastsi.LLM(exact.model, tokenizer=exact.tokenizer, **option)
+        for name, option in options.items()
+    }
     prompts = prompts_of(args, exact)
     if not prompts:
         raise SystemExit(f"--data={args.data}: holds no question")
@@ -162,24 +218,29 @@ def main() -> None:
         return llm.generate(prompts, params, use_tqdm=False)
 
     outputs, again = draw(exact, args.seed), draw(exact, args.seed + 1)
-    quantised = draw(rounded, args.seed)
     votes = votes_of(outputs)
     truth = distributions(exact.model, outputs)
     details: dict[str, Any] = {
-        "winners_changed": changed(votes, votes_of(quantised)),
         "winners_changed_by_another_seed": changed(votes, votes_of(again)),
         "vote_share": sum(v.share for v in votes) / len(votes),
-        "vote_share_int8": sum(v.share for v in votes_of(quantised)) / len(votes),
     }
+    for name, llm in rounded.items():
+        others = votes_of(draw(llm, args.seed))
+        details[f"winners_changed_{name}"] = changed(votes, others)
+        details[f"vote_share_{name}"] = sum(v.share for v in others) / len(others)
     for name, head in (("int8", True), ("int8_without_head", False)):
         with int8_linears(exact.model, head=head):
             details[name] = divergence(truth, distributions(exact.model, outputs))
+    details["int8_cache"] = divergence(truth, int8_cache_distributions(exact.model, outputs))
+    with int8_linears(exact.model, head=True):
+        both = int8_cache_distributions(exact.model, outputs)
+    details["int8_and_cache"] = divergence(truth, both)
     for name, value in details.items():
         print(f"{name}: {value}", file=sys.stderr)
     timings = measure(
         {
-            "float32": lambda: draw(exact, args.seed, full=True),
-            "int8": lambda: draw(rounded, args.seed, full=True),
+            name: (lambda llm=llm: draw(llm, args.seed, full=True))
+            for name, llm in ({"float32": exact} | rounded).items()
         },
         repeats=args.repeats,
     )
@@ -196,7 +257,9 @@ def main() -> None:
         tokens=len(prompts) * args.paths * args.new_tokens,
         details=details,
     )
-    report(result, title="int8 linear layers against float32", json_out=args.json_out)
+    report(
+        result, title="int8 linear layers and int8 KV cache against float32", json_out=args.json_out
+    )
 
 
 if __name__ == "__main__":

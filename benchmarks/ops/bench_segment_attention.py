@@ -2,8 +2,9 @@
 
 Providers: torch's own attention over gathered keys and values (what a model without a shared cache
 does; gathering is not timed), the C++ backend with every path reading the prefix for itself, with
-shared spans, and with shared spans in a bfloat16 cache. "shared spans alone" and "path spans alone"
-split the time of the third in two. `--chunk N` times a prefill chunk of N tokens instead.
+shared spans, and with shared spans in a bfloat16 and an int8 cache. "shared spans alone" and "path
+spans alone" split the time of the third in two, "int8 ..." that of the last. `--chunk N` times a
+prefill chunk of N tokens instead.
 
 `--device cuda` times the Triton backend instead (`_attention_gpu.py`): sharing, every row for
 itself and torch, as shares of the floor; where sharing wins; and the fastest splits and tiles.
@@ -28,7 +29,8 @@ from _attention_gpu import Case, crossover, measure, tune
 from _harness import start, versions
 from _ops import DTYPES, Tensors, check, fill_sizes, finish, parser
 
-from fastsi.ops import SegmentPlan, segment_attention
+from fastsi.ops import SegmentPlan, kv_write, segment_attention
+from fastsi.ops.kv_quant import dequantise, rotate
 
 SIZES = {
     "groups": (8, 2, "questions"),
@@ -41,6 +43,11 @@ SIZES = {
     "head_dim": (64, 16, "size of a head"),
     "page_size": (16, 16, "tokens per cache page"),
 }
+
+
+INT8_ALLOWED = 0.1
+"""Largest difference over an int8 cache, as a share of the largest value: shared spans round
+queries and weights to 7 bits; what is wrong differs by the value itself."""
 
 
 @dataclass
@@ -145,6 +152,15 @@ def gathered(plan: SegmentPlan, cache: torch.Tensor) -> tuple[torch.Tensor, torc
     return flat[padded].transpose(1, 2).contiguous(), seen
 
 
+def in_int8(k: torch.Tensor, v: torch.Tensor) -> tuple[Tensors, dict[str, torch.Tensor]]:
+    """The caches as `kv_write` would have left them, and their scales."""
+    caches = tuple(torch.zeros(k.shape, dtype=torch.int8) for _ in range(2))
+    scales = {name: torch.zeros(k.shape[:3]) for name in ("k_scale", "v_scale")}
+    rows = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (k, v))
+    kv_write(*rows, *caches, torch.arange(k.shape[0] * k.shape[2]), **scales)
+    return caches, scales
+
+
 def on_device(args: argparse.Namespace) -> None:
     """Check, time and print the Triton backend; without a GPU only toy sizes, interpreted."""
     device = torch.device(args.device)
@@ -241,6 +257,18 @@ def main() -> None:
         more = {"cpu-bfloat16-cache": lambda: ours(plan, *half)}
         differences |= check(more, truth(*half), dtype)
         providers |= more
+        small, scales = in_int8(k_cache, v_cache)
+
+        def over_int8(plan: SegmentPlan) -> Tensors:
+            return segment_attention(q, *small, plan, **scales, backend="cpu")[:1]
+
+        meant = [
+            dequantise(*one, torch.float64) for one in zip(small, scales.values(), strict=True)
+        ]
+        exact = segment_attention(rotate(q.double()), *meant, plan, backend="reference")[:1]
+        more = {"cpu-int8-cache": lambda: over_int8(plan)}
+        differences |= check(more, exact, dtype, INT8_ALLOWED)
+        providers |= more
     if not args.chunk:
         parts = {
             "shared spans alone": decode_plan(sizes, suffixes=False),
@@ -248,6 +276,8 @@ def main() -> None:
         }
         for name, part in parts.items():
             providers[name] = lambda part=part: ours(part, k_cache, v_cache)
+            if dtype == torch.float32:
+                providers[f"int8 {name}"] = lambda part=part: over_int8(part)
     read = int(plan.kv_len.sum())
     item = q.element_size()
     finish(

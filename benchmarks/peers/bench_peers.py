@@ -93,7 +93,9 @@ def _openvino(path: str, **properties: str) -> Provider:
 
 PROVIDERS = {
     "fastsi": _fastsi(),
-    "fastsi-int8": _fastsi(quantization="int8"),
+    "fastsi-int8": _fastsi(quantization="int8", kv_dtype="int8"),
+    "fastsi-int8-kv32": _fastsi(quantization="int8"),
+    "fastsi-kv8": _fastsi(kv_dtype="int8"),
     "fastsi-deterministic": _fastsi(deterministic=True),
     "fastsi-shared-kv": _fastsi(sharing="prefill"),
     "fastsi-no-sharing": dataclasses.replace(_fastsi(sharing="none"), slow=True),

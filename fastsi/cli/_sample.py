@@ -14,7 +14,7 @@ from fastsi.types import SamplingParams
 
 NAME = "sample"
 HELP = "Sample reasoning paths for questions into a Parquet file (paths.parquet's columns)."
-TABLES = ("sampling", "prompt")
+TABLES = ("sampling", "prompt", "engine")
 DEFAULTS = {"sampling": {"n": 32, "temperature": 0.7, "max_tokens": 256, "seed": 0}}
 """The paper's settings, where they differ from ``SamplingParams``."""
 
@@ -41,6 +41,23 @@ def command(
     ] = None,
     stopping: _options.Stopping = None,
     exemplars: _options.Exemplars = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            help="int8: linear layers in 8 bits (CPU, float32 weights).",
+            show_default="none",
+            metavar="KIND",
+        ),
+    ] = None,
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the KV cache: auto (as the weights), float32, bfloat16 or int8 (CPU, "
+            "float32 weights); smaller ones hold more tokens.",
+            show_default="auto",
+            metavar="TYPE",
+        ),
+    ] = None,
     limit: _options.Limit = None,
     settings: Annotated[list[str] | None, set_option(*TABLES)] = None,
     config: Annotated[Path | None, config_option(*TABLES)] = None,
@@ -56,6 +73,8 @@ def command(
             "sampling.max_tokens": max_tokens,
             "sampling.seed": seed,
             "prompt.exemplars": exemplars,
+            "engine.quantization": quantization,
+            "engine.kv_dtype": kv_dtype,
         },
         tables=TABLES,
         defaults=DEFAULTS,
@@ -66,10 +85,17 @@ def command(
     from fastsi.data.questions import read_questions
 
     prompt = build(context, lambda t: api.prompt_config(t.get("prompt", {})), tables)
+    options = build(context, lambda t: api.engine_options(t.get("engine", {})), tables)
     with output(as_json) as out:
         chosen = read_questions(questions)[:limit]
         result = api.sample(
-            model, chosen, out=out_file, sampling=params, prompt=prompt, stopping=stopping
+            model,
+            chosen,
+            out=out_file,
+            sampling=params,
+            prompt=prompt,
+            options=options,
+            stopping=stopping,
         )
         out.line(
             f"{out_file}: {result['questions']} questions, {result['paths']} paths, "

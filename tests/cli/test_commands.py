@@ -15,6 +15,7 @@ from fastsi import api, env, vote, vote_files
 from fastsi.cli import _demo, _improve, _sample
 from fastsi.cli._config import Tables
 from fastsi.data.manifest import content_hash
+from fastsi.errors import ConfigError
 from fastsi.evaluate import METRICS, EvaluateConfig
 from fastsi.train.config import ImproveConfig
 from fastsi.types import SamplingParams
@@ -117,6 +118,34 @@ def test_sample_then_vote(cli: Cli, inputs: dict[str, Path], tmp_path: Path) -> 
     for row in stored:
         told = record["votes"][row["question_id"]]
         assert (told["winner"], told["share"]) == (row["winner"], row["share"])
+
+
+def test_sample_in_8_bits(cli: Cli, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Both options reach the engine, from the command line and from a file, and are checked."""
+    asked = ["sample", "--model", "builtin", "--questions", inputs["questions"], "--limit", 2]
+    asked += ["--n", 3, "--max-tokens", 24, "--temperature", 1.0]
+    config = tmp_path / "small.toml"
+    config.write_text('[engine]\nkv_dtype = "int8"\nquantization = "int8"\n')
+    ways = {
+        "plain": [],
+        "cache": ["--kv-dtype", "int8"],
+        "both": ["--kv-dtype", "int8", "--quantization", "int8"],
+        "file": ["--config", config],
+    }
+    found = {}
+    for name, options in ways.items():
+        out = tmp_path / f"{name}.parquet"
+        assert cli(*asked, *options, "--out", out).code == 0
+        found[name] = pq.read_table(out).column("cumulative_logprob").to_pylist()
+    assert found["file"] == found["both"]
+    assert len({tuple(values) for values in found.values()}) == 3, "each option changes a little"
+    out = tmp_path / "none.parquet"
+    refusal = cli(*asked, "--kv-dtype", "int4", "--out", out).refusal()
+    assert refusal.startswith("kv_dtype='int4'")
+    assert "engine field" in cli(*asked, "--set=engine.kv_dtypes=int8", "--out", out).refusal()
+    llm = api.load_model("builtin", kv_cache_tokens=1024)
+    with pytest.raises(ConfigError, match="the model is loaded already"):
+        api.sample(llm, [], out=out, options={"kv_dtype": "int8"})
 
 
 def test_vote_reads_other_columns_and_json_lines(cli: Cli, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def model_of(family: str) -> Any:
 
 @pytest.mark.parametrize("family", ["bundled", "llama", "qwen2", "qwen3", "mistral"])
 @pytest.mark.parametrize("quantization", [None, "int8"])
-@pytest.mark.parametrize("kv_dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("kv_dtype", ["auto", "bfloat16", "int8"])
 def test_bits_are_those_of_the_ops_one_by_one(
     family: str, quantization: Any, kv_dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +76,7 @@ def test_bits_are_those_of_the_ops_one_by_one(
 
 
 def passes(llm: LLM, rows: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits, keys and values of one pass over ``rows`` tokens of one sequence."""
+    """Logits and the cache's tensors after one pass over ``rows`` tokens of one sequence."""
     runner = llm._runner
     plan = ops.SegmentPlan.from_lists(
         pages=[[2, 0, 1]],
@@ -88,29 +88,31 @@ def passes(llm: LLM, rows: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         row_pos=list(range(rows)),
     )
     pool = KVPool(
-        runner.layers, num_pages=3, page_size=64, dtype=torch.float32, device=torch.device("cpu")
+        runner.layers, num_pages=3, page_size=64, dtype=runner.kv_dtype, device=torch.device("cpu")
     )
-    for cache in (*pool.k, *pool.v):
+    kept = [*pool.k, *pool.v, *pool.k_scales, *pool.v_scales]
+    for cache in kept:
         cache.zero_()
     pages = torch.tensor([2, 0, 1])
     places = torch.arange(rows) + 1
     slots = pages[places // 64] * 64 + places % 64
-    context = StepContext(k=pool.k, v=pool.v, slots=slots, plan=plan)
+    context = StepContext.over(pool, slots, plan)
     ids, positions = torch.arange(rows) * 7 % 50, torch.arange(rows)
     with runner.session(), torch.no_grad():
         fused = runner._fused
         assert fused is not None
         logits = fused.forward(ids, positions, context, torch.arange(rows)).clone()
-    return logits, [*pool.k, *pool.v]
+    return logits, kept
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 def test_logits_keys_and_values_are_equal_on_every_instruction_set(
-    isa: str, threads: int, monkeypatch: pytest.MonkeyPatch
+    isa: str, threads: int, kv_dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(f"cpu-{isa}"), torch_threads(threads):
-        llm = LLM(make_model("qwen3", 8), kv_cache_tokens=1024)
+        llm = LLM(make_model("qwen3", 8), kv_cache_tokens=1024, kv_dtype=kv_dtype)
         sizes = (1, 7, 33, 130)
         together = [passes(llm, rows) for rows in sizes]
         one_by_one(monkeypatch)
@@ -155,6 +157,7 @@ def test_new_weights_are_seen_and_old_memory_is_not_read(
     ("fault", "message"),
     [
         ("caches", "k_caches: 2, v_caches: 3, layers: 3"),
+        ("scales", "k_scales: 1, v_scales: 0, must be 0"),
         ("slot", r"slots\[0\]: is 999, must be in -1..191"),
         ("scratch", "gated: dimension 0 is 3, must be 4"),
         ("heads", "qkv: has 8 columns, must hold"),
@@ -196,6 +199,8 @@ def test_what_does_not_fit_is_refused(fault: str, message: str) -> None:
             *map(view, tables),
             caches[:2] if fault == "caches" else caches,
             caches,
+            [view(torch.zeros(3, shape.kv_heads, 64))] if fault == "scales" else [],
+            [],
             view(slots),
             plan,
             tuple(map(view, scratch)),

@@ -50,13 +50,25 @@ def bits(llm: LLM, prompts: list[list[int]], params: SamplingParams = PARAMS) ->
     return [[(path.token_ids, path.token_logprobs) for path in r.outputs] for r in results]
 
 
-@pytest.mark.parametrize("quantization", [None, "int8"])
-@pytest.mark.parametrize("name", ["builtin", "qwen3", "olmo2"])
-def test_the_same_bits_whatever_else_runs(name: str, quantization: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "quantization", "kv_dtype"),
+    [
+        *(
+            (name, kind, "auto")
+            for name in ("builtin", "qwen3", "olmo2")
+            for kind in (None, "int8")
+        ),
+        ("builtin", None, "int8"),
+        ("qwen3", "int8", "int8"),
+        ("olmo2", None, "int8"),
+    ],
+)
+def test_the_same_bits_whatever_else_runs(name: str, quantization: Any, kv_dtype: Any) -> None:
     model = model_named(name)
     options: dict[str, Any] = {
         "deterministic": True,
         "quantization": quantization,
+        "kv_dtype": kv_dtype,
         "kv_cache_tokens": 16384,
     }
     prompts = make_prompts(model, 1)

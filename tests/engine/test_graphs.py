@@ -26,6 +26,7 @@ from tests.support.tiny_models import BYTE_VOCAB, make_model
         {"sharing": "none", "max_batch_rows": 11},
         {"deterministic": True, "max_batch_rows": 7},
         {"kv_dtype": "bfloat16"},
+        {"kv_dtype": "int8"},
         {"kv_cache_tokens": 480},
     ],
     ids=str,

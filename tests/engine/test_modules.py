@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from fastsi.api import builtin_model
+from fastsi.data.stories import make_problems
 from fastsi.engine import LLM
+from fastsi.engine.model_runner import ModelRunner
 from fastsi.errors import ConfigError
 from fastsi.types import SamplingParams
 from tests.ops.support import running
@@ -210,11 +213,54 @@ def test_a_bfloat16_cache_halves_memory_and_moves_logprobs_little(family: str) -
     assert difference.mean() < 0.1
 
 
-def test_kv_dtypes_that_do_not_fit_are_refused() -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
+def test_an_int8_cache_quarters_memory_and_moves_logprobs_little(family: str) -> None:
+    model = make_model(family, 5)
+    rng = np.random.default_rng(0)
+    prompts = sample_prompts(rng, model.config.vocab_size, 3, min_tokens=20)
+    given = [[prompt[:10]] for prompt in prompts]
+    full = LLM(model, kv_cache_tokens=1024)
+    small = LLM(model, kv_cache_tokens=1024, kv_dtype="int8")
+    pool = small._engine.pool
+    assert {cache.dtype for cache in (*pool.k, *pool.v)} == {torch.int8}
+    held = sum(t.nbytes for t in (*pool.k, *pool.v, *pool.k_scales, *pool.v_scales))
+    assert held == pool.bytes_per_token * pool.num_pages * pool.page_size
+    # One byte per number instead of four, and one scale of four bytes per token, head and cache.
+    size = pool.k[0].shape[3]
+    assert pool.bytes_per_token * 4 * size == full._engine.pool.bytes_per_token * (size + 4)
+    difference = np.abs(np.subtract(full.score(prompts, given), small.score(prompts, given)))
+    # Random weights of wide spread amplify the rounding of keys; what is wrong differs by units.
+    assert 0 < difference.max() < 2
+    assert difference.mean() < 0.3
+    assert all(len(path) == GREEDY.max_tokens for path in greedy(small))
+    assert small.stats()["kv_bytes_saved"] % pool.bytes_per_token == 0
+
+
+@pytest.mark.parametrize(("quantization", "limit"), [(None, 0.01), ("int8", 0.03)])
+def test_a_trained_model_hardly_notices_an_int8_cache(quantization: Any, limit: float) -> None:
+    """Log-probs of its own answers; measured means are 0.002, and 0.005 with int8 weights."""
+    full = LLM(builtin_model(), kv_cache_tokens=4096)
+    problems = make_problems("evaluate", 6, seed=0)
+    prompts = [f"Q: {problem.question}\nA:" for problem in problems]
+    params = SamplingParams(temperature=0, max_tokens=24)
+    answers = [[r.outputs[0].token_ids] for r in full.generate(prompts, params, use_tqdm=False)]
+    small = LLM(full.model, kv_cache_tokens=4096, kv_dtype="int8", quantization=quantization)
+    pairs = zip(full.score(prompts, answers), small.score(prompts, answers), strict=True)
+    difference = np.abs(np.concatenate([np.subtract(a[0], b[0]) for a, b in pairs]))
+    assert 0 < difference.mean() < limit
+
+
+def test_kv_dtypes_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"kv_dtype='bfloat16': the weights are torch\.float64"):
         LLM(make_model("llama", 0, dtype=torch.float64), kv_dtype="bfloat16")
     with pytest.raises(ConfigError, match="did you mean 'bfloat16'"):
         LLM(make_model("llama", 0), kv_dtype="bfloat")  # type: ignore[arg-type]
+    for dtype in (torch.float64, torch.bfloat16):
+        with pytest.raises(ConfigError, match=rf"kv_dtype='int8': the weights are {dtype} on cpu"):
+            LLM(make_model("llama", 0, dtype=dtype), kv_dtype="int8")
+    monkeypatch.setattr(ModelRunner, "device", torch.device("cuda"))
+    with pytest.raises(ConfigError, match=r"kv_dtype='int8': .* on cuda; only float32 on a CPU"):
+        LLM(make_model("llama", 0), kv_dtype="int8")
 
 
 def test_importing_changes_neither_threads_nor_flags() -> None:

@@ -89,6 +89,7 @@ def compare(params: Any = PARAMS, **config: Any) -> tuple[dict[str, Any], dict[s
         {"sharing": "prefill"},
         {"deterministic": True, "max_batch_rows": 7},
         {"kv_dtype": "bfloat16"},
+        {"kv_dtype": "int8"},
         {"logprobs_mode": "full_logprobs"},
         {"logprobs_mode": "processed_logprobs"},
     ],
