@@ -13,7 +13,7 @@ import triton.language as tl
 
 from fastsi.ops._launch import on_device
 from fastsi.ops._triton_variants import Variant
-from fastsi.ops.token_logprob._chunked import Running, Scale, chunked
+from fastsi.ops.token_logprob._chunked import Chunk, Running, Scale, chunked
 
 BLOCK = 2048  # tokens per step of `_update` and per program of `_gradient`
 
@@ -101,10 +101,17 @@ def _gradient(
 
 class _Steps:
     chunk_bytes = 32 << 20  # of 40 MB of L2 on A100, 50 MB on H100
+    kept_bytes = 512 << 20
 
     def update(
-        self, z: torch.Tensor, targets: torch.Tensor, first: int, scale: Scale, running: Running
-    ) -> None:
+        self,
+        z: torch.Tensor,
+        targets: torch.Tensor,
+        first: int,
+        scale: Scale,
+        running: Running,
+        keep: bool,
+    ) -> Chunk:
         rows, width = z.shape
         with on_device(z):
             _update[(rows,)](
@@ -120,16 +127,18 @@ class _Steps:
                 BLOCK=BLOCK,
                 num_warps=8,
             )
+        return Chunk(z)
 
     def gradient(
         self,
-        z: torch.Tensor,
+        chunk: Chunk,
         targets: torch.Tensor,
         first: int,
         scale: Scale,
         lse: torch.Tensor,
         grads: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
+        z = chunk.z
         rows, width = z.shape
         with on_device(z):
             _gradient[(rows, triton.cdiv(width, BLOCK))](
