@@ -63,7 +63,7 @@ def results(
 
 
 KEPT = {"none kept": 0, "some kept": 9 * 300 * 4}
-"""Bytes of chunks for the backward pass: of 9 rows and 256 tokens, one in float32, two in 16 bits."""
+"""Bytes of chunks for the backward pass: of 9 rows x 256 tokens, one in float32, two in 16 bits."""
 
 
 @pytest.fixture(params=KEPT.values(), ids=KEPT)

@@ -128,7 +128,9 @@ def test_finding_the_head_draws_no_random_number() -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.5
     model.train()
-    batch = micro_batches(random_sequences(1, model.config.vocab_size, 0), 10_000, False)[0]
+    batch = micro_batches(
+        random_sequences(1, model.config.vocab_size, 0), 10_000, share_prefix=False
+    )[0]
     found = []
     for _ in range(2):  # the second time the head is known
         torch.manual_seed(5)
@@ -155,7 +157,9 @@ def test_autocast_reaches_the_product() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             return forward(*args, **kwargs)
 
-    batch = micro_batches(random_sequences(1, model.config.vocab_size, 0), 10_000, False)[0]
+    batch = micro_batches(
+        random_sequences(1, model.config.vocab_size, 0), 10_000, share_prefix=False
+    )[0]
     exact = target_nll(model, batch).item()
     model.forward = narrow
     got = target_nll(model, batch)
