@@ -13,6 +13,7 @@ from _floor import PathsWorkload, decode_floor
 from _harness import timed
 from _measure import Context, show_time
 from _shapes import LARGE, MIDDLE, SMALL, Shape, make_model, prompts_of, workload
+from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
 import fastsi
@@ -118,9 +119,35 @@ def _decode_shared(
         tokens_per_s=len(prompts) * longest.paths / step,
         stats=llm.stats(),
     )
+    _what_limits(context, llm, name, longest, step)
     if shape is LARGE:
         _end_to_end(context, llm, longest, step)
     return step
+
+
+def _what_limits(
+    context: Context, llm: fastsi.LLM, name: str, work: PathsWorkload, step: float
+) -> None:
+    """Kernels of a step, how much of its time the device works, and which kernels take most."""
+    kind = ProfilerActivity.CPU if context.dry else ProfilerActivity.CUDA
+    prompts, steps = prompts_of(work, llm.model.config.vocab_size), 4 if context.dry else 8
+    _sample(llm, prompts, work, steps)
+    with profile(activities=[kind]) as found:
+        _sample(llm, prompts, work, steps)
+    own = "self_cpu_time_total" if context.dry else "self_device_time_total"  # microseconds
+    events = sorted(found.key_averages(), key=lambda one: getattr(one, own), reverse=True)
+    busy = sum(getattr(one, own) for one in events) * 1e-6 / steps
+    shown = ", ".join(
+        f"{one.key[:40]} {getattr(one, own) * 1e-6 / steps / max(busy, 1e-9):.0%}"
+        for one in events[:4]
+    )
+    kernels = sum(one.count for one in events) / steps
+    context.add(
+        f"{name}: what limits",
+        f"{kernels:.0f} kernels a step, the device works {busy / step:.0%} of it; {shown}",
+        kernels=kernels,
+        busy_seconds=busy,
+    )
 
 
 def _engine_step(

@@ -9,6 +9,7 @@ import torch
 from _measure import Call, Context, device_seconds, show_time
 
 from fastsi import ops
+from fastsi.ops.segment_attention.work import WorkShape
 
 
 def rates(context: Context) -> None:
@@ -44,7 +45,11 @@ def segment_attention(context: Context) -> None:
 
 
 def crossover(context: Context) -> None:
-    """Where grouping wins: gain over every row for itself, by prefix length."""
+    """Where grouping wins: gain over every row for itself, by prefix length.
+
+    The last row says from which length on it wins for every number of paths and heads measured,
+    beside the default of `WorkShape.min_shared_tokens`.
+    """
     gains: dict[tuple[int, int], dict[int, float]] = {}
     for case in _attention_gpu.crossover(context.device, quick=context.dry):
         key = (case["paths"], case["kv_heads"])
@@ -52,32 +57,16 @@ def crossover(context: Context) -> None:
     for (paths, kv_heads), found in sorted(gains.items()):
         shown = ", ".join(f"{prefix}: {gain:.2f}x" for prefix, gain in sorted(found.items()))
         context.add(f"grouping, {paths} paths, {kv_heads} KV heads, by prefix", shown, gains=found)
-
-
-def sample_tokens(context: Context) -> None:
-    """One pass over the logits of a step, beside softmax and multinomial."""
-    rows, vocab = (6, 211) if context.dry else (256, 128256)
-    device = context.device
-    logits = [
-        (3 * torch.randn(rows, vocab, device=device)).to(context.dtype)
-        for _ in range(2 if context.dry else 4)
-    ]
-    keys = torch.arange(rows, device=device)
-    plain = ops.SampleParams.build(key=keys, position=0, temperature=0.7, device=device)
-    cut = ops.SampleParams.build(
-        key=keys, position=0, temperature=0.7, top_k=50, top_p=0.9, device=device
+    lengths = sorted({prefix for found in gains.values() for prefix in found})
+    loses = [p for p in lengths if any(found.get(p, 1.0) < 1 for found in gains.values())]
+    default = WorkShape(q_heads=1, kv_heads=1, head_dim=128, page_size=16).min_shared_tokens
+    wins = [p for p in lengths if p > max(loses, default=-1)]
+    context.add(
+        "grouping wins everywhere from a prefix of",
+        f"{wins[0] if wins else f'more than {lengths[-1]}'} tokens; min_shared_tokens is {default}",
+        loses_at=loses,
+        min_shared_tokens=default,
     )
-    seconds = device_seconds([lambda x=x: ops.sample_tokens(x, plain) for x in logits], device)
-    floor = context.floor(0.0, float(logits[0].nbytes))
-    context.share(f"sample_tokens, {rows} x {vocab}", seconds, floor, 0.85)
-
-    def torch_draw(x: torch.Tensor) -> torch.Tensor:
-        return torch.multinomial(torch.softmax(x.float() / 0.7, dim=-1), 1)
-
-    theirs = device_seconds([lambda x=x: torch_draw(x) for x in logits], device)
-    context.ratio("the same beside torch softmax and multinomial", theirs / seconds, 5.0)
-    truncated = device_seconds([lambda x=x: ops.sample_tokens(x, cut) for x in logits], device)
-    context.share("sample_tokens with top-k 50 and top-p 0.9", truncated, floor, None)
 
 
 def fused_ops(context: Context) -> None:

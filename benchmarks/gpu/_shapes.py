@@ -35,65 +35,61 @@ class Shape:
         return self.kind(**(self.sizes | _TOY if dry else self.sizes))
 
 
-_TOY = {
-    "vocab_size": 211,
-    "hidden_size": 48,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.25,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-}
+def _sizes(
+    *,
+    vocab: int,
+    hidden: int,
+    inner: int,
+    layers: int,
+    heads: tuple[int, int],
+    context: int,
+    theta: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """Fields of a config; ``heads``: of queries, and of keys and values."""
+    return {
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
+        "max_position_embeddings": context,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+    } | more
 
+
+_TOY = _sizes(
+    vocab=211, hidden=48, inner=64, layers=2, heads=(3, 1), context=512, theta=1e4,
+    initializer_range=0.25,
+)  # fmt: skip
 SMALL = Shape(
     name="SmolLM2-135M",
     kind=transformers.LlamaConfig,
-    sizes={
-        "vocab_size": 49152,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "max_position_embeddings": 8192,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
-        "tie_word_embeddings": True,
-    },
+    sizes=_sizes(
+        vocab=49152, hidden=576, inner=1536, layers=30, heads=(9, 3), context=8192, theta=1e5,
+        tie_word_embeddings=True,
+    ),
     goal=0.2,
-)
+)  # fmt: skip
 MIDDLE = Shape(
     name="Qwen2.5-1.5B",
     kind=transformers.Qwen2Config,
-    sizes={
-        "vocab_size": 151936,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32768,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-        "tie_word_embeddings": True,
-    },
+    sizes=_sizes(
+        vocab=151936, hidden=1536, inner=8960, layers=28, heads=(12, 2), context=32768, theta=1e6,
+        tie_word_embeddings=True,
+    ),
     goal=0.6,
-)
+)  # fmt: skip
 LARGE = Shape(
     name="Llama-3.1-8B",
     kind=transformers.LlamaConfig,
-    sizes={
-        "vocab_size": 128256,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "rope_parameters": _LLAMA_3,
-    },
+    sizes=_sizes(
+        vocab=128256, hidden=4096, inner=14336, layers=32, heads=(32, 8), context=131072, theta=5e5,
+    )
+    | {"rope_parameters": _LLAMA_3},
     goal=0.8,
-)
+)  # fmt: skip
 """Sizes from the config.json of HuggingFaceTB/SmolLM2-135M, Qwen/Qwen2.5-1.5B and
 meta-llama/Llama-3.1-8B."""
 

@@ -138,12 +138,28 @@ def _triton(op: str, dtypes: tuple[torch.dtype, ...], **more: Any) -> Row:
     )
 
 
+def _compiled_cuda(op: str, dtypes: tuple[torch.dtype, ...]) -> Row:
+    """A row whose kernels are in csrc/cuda."""
+    return Row(
+        op=op,
+        backend="cuda",
+        module=f"fastsi.ops.{op}._cuda",
+        devices=("cuda",),
+        dtypes=dtypes,
+        extension="_C_cuda",
+    )
+
+
 def _rows(
     op: str,
     dtypes: tuple[torch.dtype, ...],
     reference_dtypes: tuple[torch.dtype, ...] = _FLOATS,
+    **more: Any,
 ) -> tuple[Row, ...]:
+    """Rows of the CPU, where ``more`` overrides fields, and of the reference."""
     folder = f"fastsi.ops.{op}"
+    int8_cache = op in _WITH_CACHE
+    compiled = {"extension": "_C", "supports": _no_gradient, "int8_cache": int8_cache} | more
     return (
         Row(
             op=op,
@@ -151,9 +167,7 @@ def _rows(
             module=f"{folder}._cpu",
             devices=("cpu",),
             dtypes=dtypes,
-            extension="_C",
-            supports=_no_gradient,
-            int8_cache=op in _WITH_CACHE,
+            **compiled,
         ),
         Row(
             op=op,
@@ -161,7 +175,7 @@ def _rows(
             module=f"{folder}.reference",
             devices=None,
             dtypes=reference_dtypes,
-            int8_cache=op in _WITH_CACHE,
+            int8_cache=int8_cache,
         ),
     )
 
@@ -187,39 +201,12 @@ TABLE: tuple[Row, ...] = (
     *_rows("linear", (torch.float32,)),
     _triton("norm_rope_act", _FLOATS),
     *_rows("norm_rope_act", _FLOATS),
-    Row(
-        op="vote_answers",
-        backend="cuda",
-        module="fastsi.ops.vote_answers._cuda",
-        devices=("cuda",),
-        dtypes=_INTS,
-        extension="_C_cuda",
-    ),
+    _compiled_cuda("vote_answers", _INTS),
     *_rows("vote_answers", _INTS, _INTS),
-    Row(
-        op="match_stop",
-        backend="cuda",
-        module="fastsi.ops.match_stop._cuda",
-        devices=("cuda",),
-        dtypes=(torch.int64,),
-        extension="_C_cuda",
-    ),
+    _compiled_cuda("match_stop", (torch.int64,)),
     *_rows("match_stop", (torch.int64,), (torch.int64,)),
     _triton("token_logprob", _SHORT_FLOATS, supports=_triton_is_there),
-    Row(
-        op="token_logprob",
-        backend="cpu",
-        module="fastsi.ops.token_logprob._cpu",
-        devices=("cpu",),
-        dtypes=_FLOATS,
-    ),
-    Row(
-        op="token_logprob",
-        backend="reference",
-        module="fastsi.ops.token_logprob.reference",
-        devices=None,
-        dtypes=_FLOATS,
-    ),
+    *_rows("token_logprob", _FLOATS, extension=None, supports=_anything),
 )
 """In order of preference within an op."""
 _BACKEND_OF = {row.module: row.backend for row in TABLE}

@@ -7,6 +7,8 @@ how a step is cut into forward passes does not change its gradient.
 from __future__ import annotations
 
 import inspect
+import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from fastsi.ops import token_logprob
 from fastsi.train.batches import MicroBatch
 
 
@@ -32,6 +35,9 @@ def can_share_prefix(model: nn.Module) -> bool:
 
 def target_nll(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
     """Sum of -log p(token | tokens before it) over the target tokens of a batch.
+
+    Where the model's logits are those of a plain linear head (see `head_of`), `ops.token_logprob`
+    takes the states before it: only target tokens get logits, and never all at once.
 
     Args:
         model: a causal language model that takes ``input_ids`` and ``attention_mask``.
@@ -59,11 +65,97 @@ def target_nll(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
     keep = width - first
     if _takes_logits_to_keep(model):
         inputs["logits_to_keep"] = keep
-    logits = model(**inputs).logits[:, -keep:]
     wanted = batch.is_target[:, first + 1 :]
-    predicted = logits[:, :-1][wanted]
+    targets = batch.ids[:, first + 1 :][wanted]
+    head = head_of(model)
+    if head is not None:
+        states, weight, bias = _states(model, inputs, head)
+        chosen = states[:, -keep:-1][wanted]
+        return -token_logprob(chosen, weight, targets, bias=bias, softcap=head.softcap)[0].sum()
+    predicted = model(**inputs).logits[:, -keep:-1][wanted]
     predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
-    return functional.cross_entropy(predicted, batch.ids[:, first + 1 :][wanted], reduction="sum")
+    return functional.cross_entropy(predicted, targets, reduction="sum")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The linear layer that makes a model's logits, and what is done to them."""
+
+    layer: nn.Linear
+    softcap: float | None
+
+
+_HEADS: weakref.WeakKeyDictionary[nn.Module, Head | None] = weakref.WeakKeyDictionary()
+
+
+def head_of(model: nn.Module) -> Head | None:
+    """The model's head if its logits are that layer's products, soft-capped or not; else None.
+
+    Settled by one forward pass over two tokens, at the first call; random states stay as they are.
+    """
+    found = getattr(model, "get_output_embeddings", lambda: None)()
+    plain = type(found) is nn.Linear and "forward" not in vars(found)
+    if not plain or found._forward_hooks or found._forward_pre_hooks:
+        return None
+    known = _HEADS.get(model)
+    if known is None or known.layer is not found:
+        known = _HEADS[model] = _probe(model, found)
+    return known
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, layer: nn.Linear) -> Head | None:
+    """Compare what the head gives with what the model says."""
+    device = layer.weight.device
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    def note(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        seen.append((len(args), output))
+
+    handle = layer.register_forward_hook(note)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            ids = torch.tensor([[0, 1]], device=device)
+            said = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    finally:
+        handle.remove()
+    if len(seen) != 1 or seen[0][0] != 1 or seen[0][1].shape != said.shape:
+        return None
+    products, logits = seen[0][1].double(), said.double()
+    if torch.equal(products, logits):
+        return Head(layer, None)
+    softcap = getattr(getattr(model, "config", None), "final_logit_softcapping", None)
+    if softcap is None:
+        return None
+    capped = softcap * torch.tanh(products / softcap)
+    eps = torch.finfo(said.dtype).eps
+    same = torch.allclose(capped, logits, rtol=4 * eps, atol=4 * eps * float(softcap))
+    return Head(layer, float(softcap)) if same else None
+
+
+def _states(
+    model: nn.Module, inputs: dict[str, Any], head: Head
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Run the model up to its head: the states [rows, positions, hidden], weight and bias."""
+    layer, seen = head.layer, []
+
+    def take(_: nn.Module, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+        (states,) = args
+        kind = states.device.type
+        # Under autocast the head would multiply in another type; so does the op then.
+        other = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        seen.append((states, other))
+        return (states[:, :0],)  # no logits are made
+
+    handle = layer.register_forward_pre_hook(take)
+    try:
+        model(**inputs)
+    finally:
+        handle.remove()
+    ((states, other),) = seen
+    dtype = states.dtype if other is None else other
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return states.to(dtype), layer.weight.to(dtype), bias
 
 
 def _prefix_cache(model: nn.Module, prefix: torch.Tensor, rows: int) -> DynamicCache:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import random
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,22 +19,13 @@ from fastsi import ops
 from fastsi.ops.match_stop.state import TextRules
 from fastsi.ops.token_bytes import SKIPPED
 from tests.ops.test_match_stop import SEED, mutated
-
-ROOT = Path(__file__).parents[2]
-INCLUDES = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
+from tests.support.nvcc import INCLUDES, ROOT, kernel_registers, needs_nvcc
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+@needs_nvcc
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_the_kernel_compiles_without_spills(arch: str, tmp_path: Path) -> None:
-    command = ["nvcc", "-std=c++17", "-O3", f"-arch={arch}", *INCLUDES]
-    command += ["-Xptxas", "-v", "-c", str(ROOT / "csrc/cuda/match_stop.cu")]
-    command += ["-o", str(tmp_path / "match_stop.o")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr
-    report = done.stdout + done.stderr
-    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes", report)
-    assert frames == [("0", "0", "0")], report
+    assert len(kernel_registers("match_stop.cu", arch, tmp_path)) == 1
 
 
 @pytest.fixture(scope="module")

@@ -62,12 +62,17 @@ def results(
     return {name: tensor.cpu() for name, tensor in found.items()}
 
 
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+KEPT = {"none kept": 0, "some kept": 9 * 300 * 4}
+"""Bytes of chunks for the backward pass: of 9 rows x 256 tokens, one in float32, two in 16 bits."""
+
+
+@pytest.fixture(params=KEPT.values(), ids=KEPT)
+def small_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 256 tokens, so that small vocabularies have several."""
     for name in ("_cpu", "_triton"):
         module = importlib.import_module(f"fastsi.ops.token_logprob.{name}")
         monkeypatch.setattr(module._Steps, "chunk_bytes", 1)
+        monkeypatch.setattr(module._Steps, "kept_bytes", request.param)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -153,6 +158,43 @@ def test_only_the_gradients_asked_for(runner: str) -> None:
     with torch.no_grad():
         again, _ = token_logprob(hidden, weight, given["targets"].to(device), backend=runner)
     assert torch.equal(again, logprob.detach())
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("runner", CHUNKED)
+def test_a_second_backward_pass_gives_the_same_gradients(runner: str) -> None:
+    """The first one has used up the chunks that were kept."""
+    given = problem(9, 700, torch.float32)
+    device = device_of(runner)
+    leaves = [given[name].to(device).requires_grad_() for name in ("hidden", "weight", "bias")]
+    with running(runner):
+        logprob, _ = token_logprob(
+            *leaves[:2], given["targets"].to(device), bias=leaves[2], backend=runner
+        )
+        first = torch.autograd.grad(logprob.sum(), leaves, retain_graph=True)
+        again = torch.autograd.grad(logprob.sum(), leaves)
+    for one, other in zip(first, again, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("runner", CHUNKED)
+def test_kept_chunks_have_a_bound(runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more bytes than allowed wait for a backward pass, and none where there will be none."""
+    module = importlib.import_module(f"fastsi.ops.token_logprob._{runner}")
+    given = problem(9, 1000, torch.float32)
+    device = device_of(runner)
+    chunk = 9 * 256 * 4
+    monkeypatch.setattr(module._Steps, "chunk_bytes", chunk)
+    for allowed, kept in [(0, 0), (chunk - 1, 0), (chunk, 1), (2 * chunk, 2), (99 * chunk, 4)]:
+        monkeypatch.setattr(module._Steps, "kept_bytes", allowed)
+        weight = given["weight"].to(device).requires_grad_()
+        inputs = given["hidden"].to(device), weight, given["targets"].to(device)
+        with running(runner):
+            node = token_logprob(*inputs, backend=runner)[1].grad_fn
+            with torch.no_grad():
+                assert token_logprob(*inputs, backend=runner)[1].grad_fn is None
+        assert node is not None
+        assert len(node.kept) == kept  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

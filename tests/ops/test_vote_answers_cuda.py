@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import random
-import re
 import shutil
 import subprocess
 from fractions import Fraction
@@ -21,26 +20,16 @@ from fastsi.ops import TokenBytes
 from fastsi.ops.vote_answers._cuda import HOST, KEY, PathKeys, merge_keys
 from fastsi.vote.extract import reference_answer_key
 from tests.ops.test_vote_answers import encode, make_table
+from tests.support.nvcc import INCLUDES, ROOT, kernel_registers, needs_nvcc
 from tests.support.responses import response
 
-ROOT = Path(__file__).parents[2]
-INCLUDES = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
 
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+@needs_nvcc
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_the_kernel_compiles_without_spills(arch: str, tmp_path: Path) -> None:
-    command = ["nvcc", "-std=c++17", "-O3", f"-arch={arch}", *INCLUDES]
-    command += ["-Xptxas", "-v", "-c", str(ROOT / "csrc/cuda/vote_answers.cu")]
-    command += ["-o", str(tmp_path / "vote_answers.o")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr
-    report = done.stdout + done.stderr
-    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes", report)
-    assert frames == [("0", "0", "0")] * 2, report  # int32 and int64 tokens
-    registers = [int(count) for count in re.findall(r"Used (\d+) registers", report)]
-    assert len(registers) == 2
-    assert max(registers) <= 64, report  # 32 warps on a multiprocessor
+    registers = kernel_registers("vote_answers.cu", arch, tmp_path)
+    assert len(registers) == 2  # int32 and int64 tokens
+    assert max(registers) <= 64  # 32 warps on a multiprocessor
 
 
 def keys_on_host(texts: list[str]) -> PathKeys:

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from fastsi.train.batches import Encoded, micro_batches
-from fastsi.train.loss import can_share_prefix, target_nll
+from fastsi.train.loss import can_share_prefix, head_of, target_nll
 from tests.support.tiny_models import FAMILIES, make_model
 
 WINDOWED = {"mistral", "gemma2", "gemma3"}
@@ -94,3 +95,81 @@ def test_the_prompt_carries_no_loss() -> None:
     assert target_nll(Sure(), batch).item() == pytest.approx(0.0, abs=1e-6)
     earlier = micro_batches([Encoded(sequence.ids, 3, "a")], 100, share_prefix=False)[0]
     assert target_nll(Sure(), earlier).item() == pytest.approx(math.log(50), rel=1e-5)
+
+
+def test_heads_are_found_and_what_they_cannot_say_is_left_to_the_model() -> None:
+    for family in FAMILIES:
+        head = head_of(make_model(family, 3))
+        assert head is not None, family
+        assert (head.softcap is not None) == (family == "gemma2"), family
+    scaled = transformers.CohereConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        logit_scale=0.5,
+    )
+    model = transformers.CohereForCausalLM(scaled)
+    assert head_of(model) is None, "its logits are half of the head's products"
+    sequence = Encoded((7, 8, 9, 10, 11, 12), 4, "a")
+    batch = micro_batches([sequence], 100, share_prefix=False)[0]
+    assert target_nll(model, batch).item() == pytest.approx(literal_nll(model, sequence).item())
+    hooked = make_model("llama", 3)
+    hooked.get_output_embeddings().register_forward_hook(lambda *_: None)
+    assert head_of(hooked) is None
+
+
+def test_finding_the_head_draws_no_random_number() -> None:
+    model = make_model("gpt2", 3)
+    model.config.resid_pdrop = 0.5
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    model.train()
+    batch = micro_batches(
+        random_sequences(1, model.config.vocab_size, 0), 10_000, share_prefix=False
+    )[0]
+    found = []
+    for _ in range(2):  # the second time the head is known
+        torch.manual_seed(5)
+        found.append(target_nll(model, batch).item())
+    assert found[0] == found[1]
+
+
+def test_a_head_that_was_replaced_is_found_again() -> None:
+    model = make_model("llama", 3)
+    first = head_of(model)
+    model.set_output_embeddings(nn.Linear(model.config.hidden_size, 7, bias=True))
+    second = head_of(model)
+    assert first is not None
+    assert second is not None
+    assert second.layer is not first.layer
+
+
+def test_autocast_reaches_the_product() -> None:
+    """Under autocast the head multiplies in 16 bits; so does the op that stands for it."""
+    model = make_model("llama", 3)
+    forward = model.forward
+
+    def narrow(*args: object, **kwargs: object) -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(*args, **kwargs)
+
+    batch = micro_batches(
+        random_sequences(1, model.config.vocab_size, 0), 10_000, share_prefix=False
+    )[0]
+    exact = target_nll(model, batch).item()
+    model.forward = narrow
+    got = target_nll(model, batch)
+    got.backward()
+    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    assert logits.dtype == torch.bfloat16
+    wanted = batch.is_target[:, 1:]
+    plain = nn.functional.cross_entropy(
+        logits[:, :-1][wanted].float(), batch.ids[:, 1:][wanted], reduction="sum"
+    )
+    assert got.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert got.item() != pytest.approx(exact, rel=1e-6)
+    assert model.get_output_embeddings().weight.grad is not None

@@ -78,6 +78,7 @@ def sample_tokens(
             **modes,
             BLOCK=BLOCK,
             GROUP=TILE // BLOCK,
+            WIDTH=_width(logits.element_size()),
         )
     # The step that goes past the bound is stored whole.
     gathered_z = torch.empty((rows, candidates + STEP), dtype=dtype, device=device)
@@ -105,6 +106,11 @@ def sample_tokens(
             **({"maxnreg": REGISTERS} if logits.is_cuda else {}),
         )
     return drawn
+
+
+def _width(element_bytes: int) -> int:
+    """Elements that the 32 lanes of a warp read at 16 bytes each."""
+    return 32 * 16 // element_bytes
 
 
 def _adjusted(
@@ -135,12 +141,14 @@ def _scan_variant(source: str, accumulate: str) -> Variant:
     signature = {"logits": f"*{source}", "row_index": "*i64", "temperature": "*fp32"}
     signature |= {"block_max": f"*{accumulate}", "block_sum": "*fp64", **_SHAPE}
     constants = {"INDEXED": False, "COPIED": False, "BLOCK": BLOCK, "GROUP": TILE // BLOCK}
+    constants |= {"WIDTH": _width(4 if source == "fp32" else 2)}
     return Variant(
         name=f"scan-{source}",
         kernel=_scan,
         signature={**signature, **dict.fromkeys(constants, "constexpr")},
         constants=constants,
-        divisible=("logits", "row_index", "temperature", "block_max", "block_sum", "stride"),
+        # Vocabularies of 49,152, 128,256 and 151,936: the mask is the same for 16 bytes.
+        divisible=("logits", "temperature", "block_max", "block_sum", "stride", "vocab"),
     )
 
 
@@ -163,7 +171,7 @@ def _finish_variant(source: str, accumulate: str, bits: int) -> Variant:
         kernel=_finish,
         signature={**pointers, **_SHAPE, **dict.fromkeys(constants, "constexpr")},
         constants=constants,
-        divisible=(*pointers, "stride"),
+        divisible=(*pointers, "stride", "vocab"),
         num_warps=8,
         max_registers={80: REGISTERS, 90: REGISTERS},
     )

@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+
 
 @triton.jit
 def _source(row, row_index, sources, INDEXED: tl.constexpr, COPIED: tl.constexpr):
@@ -32,6 +34,18 @@ def _inverse(t, dtype: tl.constexpr):
 
 
 @triton.jit
+def _weight(z, base, inverse):
+    """exp((z - base) * inverse)."""
+    if z.dtype == tl.float64:
+        w = tl.exp((z - base) * inverse)
+    else:
+        # In base 2 the compiler makes one instruction of it, in base e six: it mends subnormal
+        # numbers, which weigh nothing here.
+        w = tl.exp2((z - base) * (inverse * LOG2_E))
+    return w
+
+
+@triton.jit
 def _scan(
     logits,
     row_index,
@@ -46,26 +60,32 @@ def _scan(
     COPIED: tl.constexpr,
     BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
-    """Maximum and sum of weights, against that maximum, of `GROUP` blocks of one row."""
+    """Maximum and sum of weights, against that maximum, of `GROUP` blocks of one row.
+
+    The last axis is what a warp reads in one load of 16 bytes per lane, so that the compiler gives
+    every block to one warp: sums go through registers and shuffles, never through shared memory.
+    """
     row = tl.program_id(1)
     source, _ = _source(row, row_index, sources, INDEXED, COPIED)
     block = tl.program_id(0) * GROUP + tl.arange(0, GROUP)
-    at = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    load = tl.arange(0, BLOCK // WIDTH)[:, None, None]
+    at = block[None, :, None] * BLOCK + load * WIDTH + tl.arange(0, WIDTH)[None, None, :]
     z = tl.load(logits + source * stride + at, mask=at < vocab, other=-float("inf"))
     z = z.to(block_max.dtype.element_ty)
-    top = tl.max(z, axis=1)
+    top = tl.max(tl.max(z, axis=0), axis=1)
     base = tl.where(top == -float("inf"), 0.0, top)
-    w = tl.exp((z - base[:, None]) * _inverse(tl.load(temperature + row), z.dtype))
+    w = _weight(z, base[None, :, None], _inverse(tl.load(temperature + row), z.dtype))
     if z.dtype == tl.float64:
-        total = tl.sum(w, axis=1)
+        total = tl.sum(tl.sum(w, axis=0), axis=1)
     else:
         # A float32 sum would lose tails beside a weight of 1, and conversions to float64 of every
         # weight would cost as much as the exponentials. So: multiples of 2^-14, which float32 adds
         # exactly up to 1024, and what is left of each weight, at most 2^-15.
         coarse = (w + 768.0) - 768.0
-        fine = tl.sum(w - coarse, axis=1)
-        total = tl.sum(coarse, axis=1).to(tl.float64) + fine.to(tl.float64)
+        fine = tl.sum(tl.sum(w - coarse, axis=0), axis=1)
+        total = tl.sum(tl.sum(coarse, axis=0), axis=1).to(tl.float64) + fine.to(tl.float64)
     out = row.to(tl.int64) * blocks + block
     tl.store(block_max + out, top, mask=block < blocks)
     tl.store(block_sum + out, total, mask=block < blocks)
@@ -244,7 +264,7 @@ def _draw_plain(
     i = tl.arange(0, BLOCK)
     at = found * BLOCK + i
     z = tl.load(line + at, mask=at < vocab, other=-float("inf")).to(peak.dtype)
-    w = tl.exp((z - base) * inverse).to(tl.float64)
+    w = _weight(z, base, inverse).to(tl.float64)
     scale = tl.exp((base - top).to(tl.float64) * inverse.to(tl.float64))
     over_token = (w > 0) & (before + tl.cumsum(w, axis=0) * scale > target)
     over_token = tl.where(greedy, z == top, over_token)

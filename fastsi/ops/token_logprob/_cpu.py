@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import torch
 
-from fastsi.ops.token_logprob._chunked import Running, Scale, chunked
+from fastsi.ops.token_logprob._chunked import Chunk, Running, Scale, chunked
 
 
 class _Steps:
     chunk_bytes = 16 << 20
+    kept_bytes = 256 << 20
 
     def update(
-        self, z: torch.Tensor, targets: torch.Tensor, first: int, scale: Scale, running: Running
-    ) -> None:
+        self,
+        z: torch.Tensor,
+        targets: torch.Tensor,
+        first: int,
+        scale: Scale,
+        running: Running,
+        keep: bool,
+    ) -> Chunk:
+        products = Chunk(z)
+        # The derivative of a soft-cap is of the logit, and 16 bits would round a weight twice.
+        weights = z.dtype == running.top.dtype and scale.softcap is None
+        if keep and not weights:
+            z = z.clone()
         z = _logits(z, scale, running.top.dtype)
         at = targets - first
         inside = (at >= 0) & (at < z.shape[1])
@@ -24,10 +36,11 @@ class _Steps:
         running.total.mul_((running.top - base).exp_())
         running.total.add_(z.sub_(base[:, None]).exp_().sum(dim=1))
         running.top.copy_(top)
+        return Chunk(z, base) if weights else products
 
     def gradient(
         self,
-        z: torch.Tensor,
+        chunk: Chunk,
         targets: torch.Tensor,
         first: int,
         scale: Scale,
@@ -35,11 +48,15 @@ class _Steps:
         grads: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         of_chosen, of_lse = grads
-        made = _logits(z, scale, lse.dtype)
-        slope = None
-        if scale.softcap is not None:
-            slope = 1 - (made * (scale.temperature / scale.softcap)).square()
-        d = made.sub_(lse[:, None]).exp_().mul_((of_lse - of_chosen)[:, None])
+        z, base = chunk
+        of_share, slope = of_lse - of_chosen, None
+        if base is not None:
+            d = z.mul_(((base - lse).exp_() * of_share)[:, None])
+        else:
+            made = _logits(z, scale, lse.dtype)
+            if scale.softcap is not None:
+                slope = 1 - (made * (scale.temperature / scale.softcap)).square()
+            d = made.sub_(lse[:, None]).exp_().mul_(of_share[:, None])
         at = targets - first
         rows = ((at >= 0) & (at < d.shape[1])).nonzero()[:, 0]
         d[rows, at[rows]] += of_chosen[rows]

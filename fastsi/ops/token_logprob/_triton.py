@@ -13,7 +13,7 @@ import triton.language as tl
 
 from fastsi.ops._launch import on_device
 from fastsi.ops._triton_variants import Variant
-from fastsi.ops.token_logprob._chunked import Running, Scale, chunked
+from fastsi.ops.token_logprob._chunked import Chunk, Running, Scale, chunked
 
 BLOCK = 2048  # tokens per step of `_update` and per program of `_gradient`
 
@@ -99,53 +99,60 @@ def _gradient(
     tl.store(line + at, (d * inverse_temperature).to(z.dtype.element_ty), mask=at < width)
 
 
+def _run(
+    kernel: triton.JITFunction,
+    grid: tuple[int, ...],
+    z: torch.Tensor,
+    targets: torch.Tensor,
+    per_row: tuple[torch.Tensor, ...],
+    first: int,
+    scale: Scale,
+) -> None:
+    """Launch a kernel on a chunk of products; both take the same arguments."""
+    with on_device(z):
+        kernel[grid](
+            z,
+            targets,
+            *per_row,
+            z.stride(0),
+            first,
+            z.shape[1],
+            1.0 / scale.temperature,
+            scale.softcap or 1.0,
+            CAPPED=scale.softcap is not None,
+            BLOCK=BLOCK,
+            num_warps=8,
+        )
+
+
 class _Steps:
     chunk_bytes = 32 << 20  # of 40 MB of L2 on A100, 50 MB on H100
+    kept_bytes = 512 << 20
 
     def update(
-        self, z: torch.Tensor, targets: torch.Tensor, first: int, scale: Scale, running: Running
-    ) -> None:
-        rows, width = z.shape
-        with on_device(z):
-            _update[(rows,)](
-                z,
-                targets,
-                *running,
-                z.stride(0),
-                first,
-                width,
-                1.0 / scale.temperature,
-                scale.softcap or 1.0,
-                CAPPED=scale.softcap is not None,
-                BLOCK=BLOCK,
-                num_warps=8,
-            )
+        self,
+        z: torch.Tensor,
+        targets: torch.Tensor,
+        first: int,
+        scale: Scale,
+        running: Running,
+        keep: bool,
+    ) -> Chunk:
+        _run(_update, (len(z),), z, targets, running, first, scale)
+        return Chunk(z)
 
     def gradient(
         self,
-        z: torch.Tensor,
+        chunk: Chunk,
         targets: torch.Tensor,
         first: int,
         scale: Scale,
         lse: torch.Tensor,
         grads: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        rows, width = z.shape
-        with on_device(z):
-            _gradient[(rows, triton.cdiv(width, BLOCK))](
-                z,
-                targets,
-                lse,
-                *grads,
-                z.stride(0),
-                first,
-                width,
-                1.0 / scale.temperature,
-                scale.softcap or 1.0,
-                CAPPED=scale.softcap is not None,
-                BLOCK=BLOCK,
-                num_warps=8,
-            )
+        z = chunk.z
+        grid = len(z), triton.cdiv(z.shape[1], BLOCK)
+        _run(_gradient, grid, z, targets, (lse, *grads), first, scale)
         return z
 
 
