@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastsi.engine import graphs
+from fastsi.engine import frames
 from fastsi.engine.graphs import DecodeGraphs, widths
 from fastsi.types import SamplingParams
 from tests.engine.test_pipeline import PARAMS, PROMPTS, check_pages, engine, results, run
@@ -42,21 +42,21 @@ def test_padded_steps_give_the_same_paths(config: dict[str, Any], pipeline: bool
 def test_frames_are_reused_and_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few frames serve many steps; a step that no longer fits gets a larger one."""
     made: list[Any] = []
-    real = graphs.Frame.__init__
+    real = frames.Frame.__init__
 
-    def counted(self: Any, key: Any, *args: Any) -> None:
+    def counted(self: Any, key: Any, *args: Any, **more: Any) -> None:
         made.append(key)
-        real(self, key, *args)
+        real(self, key, *args, **more)
 
-    monkeypatch.setattr(graphs.Frame, "__init__", counted)
-    monkeypatch.setattr(graphs, "_room", lambda count: count)
+    monkeypatch.setattr(frames.Frame, "__init__", counted)
+    monkeypatch.setattr(frames, "_room", lambda count: count)
     params = SamplingParams(n=30, max_tokens=40, ignore_eos=True, seed=1)
     llm = engine(graphs="eager", page_size=2)
     found = results(llm.generate(PROMPTS[:1], params, use_tqdm=False))
     grown = len(made)
     assert grown > len(set(made)), "nothing grew: the test is too easy"
     monkeypatch.undo()
-    monkeypatch.setattr(graphs.Frame, "__init__", counted)
+    monkeypatch.setattr(frames.Frame, "__init__", counted)
     made.clear()
     llm = engine(graphs="eager", page_size=2)
     assert results(llm.generate(PROMPTS[:1], params, use_tqdm=False)) == found
@@ -69,7 +69,7 @@ def test_a_step_with_too_many_rows_takes_the_other_way(monkeypatch: pytest.Monke
 
     def forward(self: DecodeGraphs, step: Any) -> Any:
         logits = real(self, step)
-        seen.append((len(step.input_ids), logits is not None))
+        seen.append((step.num_rows, logits is not None))
         return logits
 
     monkeypatch.setattr(DecodeGraphs, "forward", forward)
