@@ -275,17 +275,8 @@ class Frame:
     @property
     def settings(self) -> dict[str, torch.Tensor]:
         """What `Sampler.sample` reads, [width] each."""
-        names = (
-            "draw_slots",
-            "draw_rows",
-            "plain",
-            "key",
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-        )
-        return {name: self._rows[name] for name in names} | {"position": self._rows["moving"][2]}
+        same = ("draw_slots", "draw_rows", "plain", "key", "temperature", "top_k", "top_p", "min_p")
+        return {name: self._rows[name] for name in same} | {"position": self._rows["moving"][2]}
 
     @property
     def plan(self) -> ops.SegmentPlan:
