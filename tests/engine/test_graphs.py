@@ -50,7 +50,7 @@ def test_frames_are_reused_and_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(frames.Frame, "__init__", counted)
     monkeypatch.setattr(frames, "_room", lambda count: count)
-    params = SamplingParams(n=30, max_tokens=40, ignore_eos=True, seed=1)
+    params = SamplingParams(n=30, max_tokens=60, ignore_eos=True, seed=1)
     llm = engine(graphs="eager", page_size=1)
     found = results(llm.generate(PROMPTS[:1], params, use_tqdm=False))
     grown = len(made)
