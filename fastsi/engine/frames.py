@@ -46,21 +46,20 @@ class Key(NamedTuple):
 class _Held:
     """The decoding paths whose next step the buffers hold."""
 
-    slots: Int
-    """[D]: the table slot of each row."""
     owner: Int
+    """By row, as all that follows: `RowTable.owner` of the path."""
     num_out: Int
-    """Tokens that each path had before the step that `Frame.fill` got."""
+    """Tokens of each path in the step that `Frame.fill` got."""
     room: Int
-    """Pages that the plan has entries for."""
+    """Entries that the plan has for pages of each path."""
     first_page: Int
-    """Entry of each path's first page in the plan's ``page_ids``."""
+    """The first of them in the plan's ``page_ids``."""
     alive: Int
-    """Rows whose path is there."""
+    """The rows whose paths are still there."""
     row_of: Int
     """By table slot; -1: none."""
     moved: int = 0
-    """Passes since."""
+    """Passes since then."""
 
 
 class Frame:
@@ -195,7 +194,6 @@ class Frame:
         row_of = np.full(self._capacity, -1)
         row_of[slots] = np.arange(count)
         self._held = _Held(
-            slots=slots,
             owner=step.table.owner[slots],
             num_out=step.table.num_out[slots],
             room=np.diff(indptr),

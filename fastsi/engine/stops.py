@@ -127,7 +127,8 @@ class StopFinder:
         columns = {"at": np.asarray(added), "rule": np.asarray(rules, dtype=np.int32)}
         sent = to_device(columns, state.rule.device)
         state.rule[sent["at"]] = sent["rule"]
-        state.length[sent["at"]], state.thinking[sent["at"]] = 0, 0
+        for column in (state.length, state.thinking):
+            column.index_fill_(0, sent["at"], 0)
         for slot, rule, kind in zip(added, rules, kinds, strict=True):
             count = int(table.num_known[slot])
             if count and kind is not None and rule >= 0:  # resumed after a preemption
