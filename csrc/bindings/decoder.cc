@@ -38,16 +38,23 @@ void bind_decoder(py::module_& m) {
       }));
   py::class_<Decoder>(m, "Decoder")
       .def(py::init<std::vector<DecoderLayer>>())
-      .def("forward", [](const Decoder& decoder, const TensorView& hidden, const TensorView& cos,
-                         const TensorView& sin, std::vector<TensorView> k_caches,
-                         std::vector<TensorView> v_caches, const TensorView& slots,
-                         const SegmentPlan& plan, const std::array<TensorView, 5>& scratch,
-                         int threads) {
-        const auto& [normed, qkv, attended, lse, gated] = scratch;
-        const DecoderStep step{hidden, {cos, sin}, std::move(k_caches), std::move(v_caches), slots};
-        const py::gil_scoped_release release;
-        decoder.forward(step, plan, {normed, qkv, attended, lse, gated}, threads);
-      });
+      .def("forward",
+           [](const Decoder& decoder, const TensorView& hidden, const TensorView& cos,
+              const TensorView& sin, std::vector<TensorView> k_caches,
+              std::vector<TensorView> v_caches, std::vector<TensorView> k_scales,
+              std::vector<TensorView> v_scales, const TensorView& slots, const SegmentPlan& plan,
+              const std::array<TensorView, 5>& scratch, int threads) {
+             const auto& [normed, qkv, attended, lse, gated] = scratch;
+             const DecoderStep step{hidden,
+                                    {cos, sin},
+                                    std::move(k_caches),
+                                    std::move(v_caches),
+                                    std::move(k_scales),
+                                    std::move(v_scales),
+                                    slots};
+             const py::gil_scoped_release release;
+             decoder.forward(step, plan, {normed, qkv, attended, lse, gated}, threads);
+           });
 }
 
 }  // namespace fastsi

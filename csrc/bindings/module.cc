@@ -47,10 +47,12 @@ void bind_ops(py::module_& m) {
       .def(py::init<V, V, V, V, V, V, V, V, V, V, std::int64_t>());
   m.def(
       "segment_attention",
-      [](V q, V k_cache, V v_cache, const SegmentPlan& plan, double scale, double softcap,
-         std::int64_t window, V out, V lse, int threads) {
+      [](V q, V k_cache, V v_cache, const TensorView* k_scale, const TensorView* v_scale,
+         const SegmentPlan& plan, double scale, double softcap, std::int64_t window, V out, V lse,
+         int threads) {
         const AttentionOptions options{scale, softcap, window};
-        fastsi::segment_attention(q, k_cache, v_cache, plan, options, out, lse, threads);
+        fastsi::segment_attention(q, {k_cache, v_cache, k_scale, v_scale}, plan, options, out, lse,
+                                  threads);
       },
       Release());
   py::class_<LinearWeights>(m, "LinearWeights")
@@ -86,7 +88,13 @@ void bind_ops(py::module_& m) {
       },
       Release());
   m.def("merge_states", &fastsi::merge_states, Release());
-  m.def("kv_write", &fastsi::kv_write, Release());
+  m.def(
+      "kv_write",
+      [](V k, V v, V k_cache, V v_cache, const TensorView* k_scale, const TensorView* v_scale,
+         V slots, int threads) {
+        fastsi::kv_write(k, v, {k_cache, v_cache, k_scale, v_scale}, slots, threads);
+      },
+      Release());
   m.def(
       "rms_norm",
       [](V x, V weight, double eps, const TensorView* residual, V out, int threads) {
@@ -96,9 +104,10 @@ void bind_ops(py::module_& m) {
   m.def(
       "rope_kv_write",
       [](V q, V k, V v, V cos, V sin, const TensorView* q_norm, const TensorView* k_norm,
-         double eps, V k_cache, V v_cache, V slots, int threads) {
-        fastsi::rope_kv_write(q, k, v, {cos, sin}, {q_norm, k_norm, eps}, k_cache, v_cache, slots,
-                              threads);
+         double eps, V k_cache, V v_cache, const TensorView* k_scale, const TensorView* v_scale,
+         V slots, int threads) {
+        fastsi::rope_kv_write(q, k, v, {cos, sin}, {q_norm, k_norm, eps},
+                              {k_cache, v_cache, k_scale, v_scale}, slots, threads);
       },
       Release());
   m.def(

@@ -63,6 +63,10 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
   FASTSI_CHECK(step.k_caches.size() == layers && step.v_caches.size() == layers,
                "k_caches: ", step.k_caches.size(), ", v_caches: ", step.v_caches.size(),
                ", layers: ", layers);
+  const std::size_t scales = layers > 0 && step.k_caches[0].dtype == DType::i8 ? layers : 0;
+  FASTSI_CHECK(step.k_scales.size() == scales && step.v_scales.size() == scales,
+               "k_scales: ", step.k_scales.size(), ", v_scales: ", step.v_scales.size(),
+               ", must be ", scales);
   const TensorView& hidden = step.hidden;
   require_dims("hidden", hidden, 2);
   for (const auto& [name, view] : {std::pair{"normed", &scratch.normed},
@@ -74,8 +78,9 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
   }
   for (std::size_t i = 0; i < layers; ++i) {
     const DecoderLayer& layer = layers_[i];
-    const TensorView &k_cache = step.k_caches[i], &v_cache = step.v_caches[i];
-    const Heads heads = split_heads(scratch, k_cache);
+    KvCache cache{step.k_caches[i], step.v_caches[i]};
+    if (scales > 0) cache.k_scale = &step.k_scales[i], cache.v_scale = &step.v_scales[i];
+    const Heads heads = split_heads(scratch, cache.k);
     RopeNorms norms{nullptr, nullptr, 0};
     if (layer.head_norms) {
       norms = {&layer.head_norms->q, &layer.head_norms->k, layer.head_norms->eps};
@@ -83,10 +88,8 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
 
     rms_norm(hidden, layer.before.weight, layer.before.eps, nullptr, scratch.normed, threads);
     product(scratch.normed, layer.qkv, nullptr, Activation::none, scratch.qkv, threads);
-    rope_kv_write(heads.q, heads.k, heads.v, step.tables, norms, k_cache, v_cache, step.slots,
-                  threads);
-    segment_attention(heads.q, k_cache, v_cache, plan, layer.attention, heads.out, scratch.lse,
-                      threads);
+    rope_kv_write(heads.q, heads.k, heads.v, step.tables, norms, cache, step.slots, threads);
+    segment_attention(heads.q, cache, plan, layer.attention, heads.out, scratch.lse, threads);
     product(scratch.attended, layer.output, &hidden, Activation::none, hidden, threads);
     rms_norm(hidden, layer.between.weight, layer.between.eps, nullptr, scratch.normed, threads);
     product(scratch.normed, layer.gate_up, nullptr, layer.activation, scratch.gated, threads);

@@ -9,11 +9,15 @@
 
 namespace fastsi {
 
+// Throws unless the cache fits keys and values of a type, heads and head_dim.
+void check_cache(const KvCache& cache, DType dtype, std::int64_t heads, std::int64_t dim);
+
 // Attention of rows [row_first, row_last) for the query heads of one key/value head.
 struct AttentionTask {
   DType dtype, cache_dtype;
   const void *q, *k_cache, *v_cache;
-  void *out, *lse;  // contiguous
+  const float *k_scale, *v_scale;  // of int8 caches
+  void *out, *lse;                 // contiguous
   std::int64_t q_row_stride, q_head_stride;
   std::int64_t q_heads, kv_heads, head_dim, page_size;
   const SegmentPlan::Segment* segments;
@@ -102,11 +106,15 @@ struct RopeTask {
   void* q;
   const void *k, *v, *cos, *sin, *q_norm, *k_norm;  // the norms may be null
   void *k_cache, *v_cache;
+  float *k_scale, *v_scale;  // of int8 caches
   const std::int64_t* slots;
   std::int64_t q_stride[2], k_stride[2], v_stride[2], cos_stride, sin_stride;  // row, head
   std::int64_t q_heads, kv_heads, head_dim, rotary, page_size;
   double eps;
+
+  void set_cache(const KvCache& cache, const std::int64_t* slot_of_row);
 };
+void rope_rows(const RopeTask& task, std::int64_t rows, int threads);
 
 // Gated activation of a row.
 struct ActTask {

@@ -3,6 +3,7 @@
 
 #include "fastsi/ops.h"
 #include "fastsi/parallel.h"
+#include "kernels.h"
 
 namespace fastsi {
 namespace {
@@ -21,35 +22,73 @@ void round_to_bf16(const char* from, char* to, std::int64_t n) {
   }
 }
 
+// Keys and values without a rotation of positions.
+void write_int8(const TensorView& k, const TensorView& v, const KvCache& cache,
+                const std::int64_t* slots, int threads) {
+  RopeTask task{};
+  task.dtype = k.dtype;
+  task.k = k.data;
+  task.v = v.data;
+  for (int i = 0; i < 2; ++i) {
+    task.k_stride[i] = k.stride[i];
+    task.v_stride[i] = v.stride[i];
+  }
+  task.set_cache(cache, slots);
+  rope_rows(task, k.shape[0], threads);
+}
+
 }  // namespace
 
-void kv_write(const TensorView& k, const TensorView& v, const TensorView& k_cache,
-              const TensorView& v_cache, const TensorView& slots, int threads) {
+void check_cache(const KvCache& cache, DType dtype, std::int64_t heads, std::int64_t dim) {
+  const TensorView& k = cache.k;
   const struct {
     const char* name;
     const TensorView& view;
-    int dims;
-  } all[] = {{"k", k, 3}, {"v", v, 3}, {"k_cache", k_cache, 4}, {"v_cache", v_cache, 4}};
-  FASTSI_CHECK(is_float(k.dtype), "k: is ", name_of(k.dtype), ", must be a floating type");
-  for (const auto& [name, view, dims] : all) {
-    require_dims(name, view, dims);
-    if (dims == 3) require_dtype(name, view, k.dtype);
-    if (dims == 3) require_dense_last(name, view);
-    if (dims == 4) require_cache_dtype(name, view, k.dtype);
-    if (dims == 4) require_contiguous(name, view);
+    const char* scale_name;
+    const TensorView* scale;
+  } both[] = {{"k_cache", cache.k, "k_scale", cache.k_scale},
+              {"v_cache", cache.v, "v_scale", cache.v_scale}};
+  for (const auto& [name, view, scale_name, scale] : both) {
+    require_dims(name, view, 4);
+    require_cache_dtype(name, view, dtype);
+    require_dtype(name, view, k.dtype);
+    require_contiguous(name, view);
+    for (int i : {0, 2}) require_size(name, view, i, k.shape[i]);
+    require_size(name, view, 1, heads);
+    require_size(name, view, 3, dim);
+    FASTSI_CHECK((scale != nullptr) == (k.dtype == DType::i8), scale_name,
+                 ": needed for int8 caches and for no other, ", name, " is ", name_of(k.dtype));
+    if (scale == nullptr) continue;
+    require_dims(scale_name, *scale, 3);
+    require_dtype(scale_name, *scale, DType::f32);
+    require_contiguous(scale_name, *scale);
+    for (int i = 0; i < 3; ++i) require_size(scale_name, *scale, i, k.shape[i]);
   }
-  const std::int64_t rows = k.shape[0], heads = k.shape[1], dim = k.shape[2];
-  const std::int64_t page_size = k_cache.shape[2], capacity = k_cache.shape[0] * page_size;
-  require_dtype("v_cache", v_cache, k_cache.dtype);
+}
+
+void kv_write(const TensorView& k, const TensorView& v, const KvCache& cache,
+              const TensorView& slots, int threads) {
+  FASTSI_CHECK(is_float(k.dtype), "k: is ", name_of(k.dtype), ", must be a floating type");
+  const struct {
+    const char* name;
+    const TensorView& view;
+  } both[] = {{"k", k}, {"v", v}};
+  for (const auto& [name, view] : both) {
+    require_dims(name, view, 3);
+    require_dtype(name, view, k.dtype);
+    require_dense_last(name, view);
+  }
   for (int i = 0; i < 3; ++i) require_size("v", v, i, k.shape[i]);
-  for (int i = 0; i < 4; ++i) require_size("v_cache", v_cache, i, k_cache.shape[i]);
-  require_size("k_cache", k_cache, 1, heads);
-  require_size("k_cache", k_cache, 3, dim);
+  const std::int64_t rows = k.shape[0], heads = k.shape[1], dim = k.shape[2];
+  check_cache(cache, k.dtype, heads, dim);
+  const TensorView& k_cache = cache.k;
+  const std::int64_t page_size = k_cache.shape[2], capacity = k_cache.shape[0] * page_size;
   const auto* slot = vector_of<std::int64_t>("slots", slots, DType::i64, rows);
   for (std::int64_t r = 0; r < rows; ++r) {
     FASTSI_CHECK(-1 <= slot[r] && slot[r] < capacity, "slots[", r, "]: is ", slot[r],
                  ", must be in -1..", capacity - 1);
   }
+  if (k_cache.dtype == DType::i8) return write_int8(k, v, cache, slot, threads);
   const auto bytes = static_cast<std::int64_t>(size_of(k.dtype));
   const auto cache_bytes = static_cast<std::int64_t>(size_of(k_cache.dtype));
   const bool rounds = k_cache.dtype != k.dtype;
@@ -73,7 +112,7 @@ void kv_write(const TensorView& k, const TensorView& v, const TensorView& k_cach
     for (std::int64_t r = task * kRowsPerTask; r < last; ++r) {
       if (slot[r] < 0) continue;
       copy_row(k, k_cache, r);
-      copy_row(v, v_cache, r);
+      copy_row(v, cache.v, r);
     }
   });
 }

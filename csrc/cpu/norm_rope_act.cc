@@ -50,9 +50,29 @@ void rms_norm(const TensorView& x, const TensorView& weight, double eps, const T
   for_rows(x.shape[0], x.numel(), threads, [&](std::int64_t row) { kernel.norm(task, row); });
 }
 
+void RopeTask::set_cache(const KvCache& cache, const std::int64_t* slot_of_row) {
+  cache_dtype = cache.k.dtype;
+  k_cache = cache.k.data;
+  v_cache = cache.v.data;
+  if (cache.k_scale != nullptr) k_scale = static_cast<float*>(cache.k_scale->data);
+  if (cache.v_scale != nullptr) v_scale = static_cast<float*>(cache.v_scale->data);
+  slots = slot_of_row;
+  kv_heads = cache.k.shape[1];
+  page_size = cache.k.shape[2];
+  head_dim = cache.k.shape[3];
+}
+
+void rope_rows(const RopeTask& task, std::int64_t rows, int threads) {
+  const Kernels& kernel = kernels();
+  const auto scratch = static_cast<std::size_t>(task.head_dim) * sizeof(double);
+  const std::int64_t elements = rows * (task.q_heads + 2 * task.kv_heads) * task.head_dim;
+  for_rows(rows, elements, threads,
+           [&](std::int64_t row) { kernel.rope(task, row, thread_scratch(scratch)); });
+}
+
 void rope_kv_write(const TensorView& q, const TensorView& k, const TensorView& v,
-                   const RopeTables& tables, const RopeNorms& norms, const TensorView& k_cache,
-                   const TensorView& v_cache, const TensorView& slots, int threads) {
+                   const RopeTables& tables, const RopeNorms& norms, const KvCache& cache,
+                   const TensorView& slots, int threads) {
   const TensorView &cos = tables.cos, &sin = tables.sin;
   require_floating("q", q);
   require_dims("q", q, 3);
@@ -71,14 +91,8 @@ void rope_kv_write(const TensorView& q, const TensorView& k, const TensorView& v
   require_rows("sin", sin, cos);
   FASTSI_CHECK(cos.shape[1] % 2 == 0 && cos.shape[1] <= dim, "cos: rotates ", cos.shape[1],
                " elements of a head, must be even and at most ", dim);
-  require_dims("k_cache", k_cache, 4);
-  require_cache_dtype("k_cache", k_cache, q.dtype);
-  require_size("k_cache", k_cache, 1, kv_heads);
-  require_size("k_cache", k_cache, 3, dim);
-  require_contiguous("k_cache", k_cache);
-  require_rows("v_cache", v_cache, k_cache);
-  require_contiguous("v_cache", v_cache);
-  const std::int64_t page_size = k_cache.shape[2], capacity = k_cache.shape[0] * page_size;
+  check_cache(cache, q.dtype, kv_heads, dim);
+  const std::int64_t capacity = cache.k.shape[0] * cache.k.shape[2];
   const auto* slot = vector_of<std::int64_t>("slots", slots, DType::i64, rows);
   for (std::int64_t r = 0; r < rows; ++r) {
     FASTSI_CHECK(-1 <= slot[r] && slot[r] < capacity, "slots[", r, "]: is ", slot[r],
@@ -86,7 +100,6 @@ void rope_kv_write(const TensorView& q, const TensorView& k, const TensorView& v
   }
   RopeTask task{};
   task.dtype = q.dtype;
-  task.cache_dtype = k_cache.dtype;
   task.q = q.data;
   task.k = k.data;
   task.v = v.data;
@@ -102,18 +115,10 @@ void rope_kv_write(const TensorView& q, const TensorView& k, const TensorView& v
   if (norms.q != nullptr) task.q_norm = vector_of<char>("q_norm", *norms.q, q.dtype, dim);
   if (norms.k != nullptr) task.k_norm = vector_of<char>("k_norm", *norms.k, q.dtype, dim);
   task.eps = norms.eps;
-  task.k_cache = k_cache.data;
-  task.v_cache = v_cache.data;
-  task.slots = slot;
   task.q_heads = q.shape[1];
-  task.kv_heads = kv_heads;
-  task.head_dim = dim;
   task.rotary = cos.shape[1];
-  task.page_size = page_size;
-  const Kernels& kernel = kernels();
-  for_rows(rows, q.numel() + 2 * k.numel(), threads, [&](std::int64_t row) {
-    kernel.rope(task, row, thread_scratch(static_cast<std::size_t>(dim) * sizeof(double)));
-  });
+  task.set_cache(cache, slot);
+  rope_rows(task, rows, threads);
 }
 
 void act_mul(const TensorView& gate, const TensorView& up, Activation activation,

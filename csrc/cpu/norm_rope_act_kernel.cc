@@ -1,6 +1,7 @@
 // Compiled once per instruction set; see kernels.h.
 #include "activations.h"
 #include "kernels.h"
+#include "kv_quant.h"
 #include "simd.h"
 
 namespace fastsi {
@@ -100,6 +101,18 @@ void convert(const T* from, std::int64_t count, To* to) {
   }
 }
 
+// A head of keys or values to its place in the cache.
+template <class C, class T>
+void keep_head(T* head, std::int64_t dim, bool key, std::int64_t token, void* cache, float* scale) {
+  C* to = static_cast<C*>(cache) + token * dim;
+  if constexpr (sizeof(C) == 1) {
+    if (key) rotate_head(head, dim);
+    scale[token] = quantise_head(head, dim, kInt8Levels, 0, to);
+  } else {
+    convert(head, dim, to);
+  }
+}
+
 template <class S, class C>
 void rope_row(const RopeTask& task, std::int64_t row, void* scratch) {
   using T = Arith<S>;
@@ -117,14 +130,14 @@ void rope_row(const RopeTask& task, std::int64_t row, void* scratch) {
   if (slot < 0) return;
   const std::int64_t page = slot / task.page_size, offset = slot % task.page_size;
   for (std::int64_t h = 0; h < task.kv_heads; ++h) {
-    const std::int64_t at = ((page * task.kv_heads + h) * task.page_size + offset) * dim;
+    const std::int64_t token = (page * task.kv_heads + h) * task.page_size + offset;
     const auto* k = static_cast<const S*>(task.k) + row * task.k_stride[0] + h * task.k_stride[1];
     const auto* v = static_cast<const S*>(task.v) + row * task.v_stride[0] + h * task.v_stride[1];
     load_head(k, task.k_norm, task.eps, dim, head);
     rotate(cos, sin, task.rotary, head);
-    convert(head, dim, static_cast<C*>(task.k_cache) + at);
+    keep_head<C>(head, dim, true, token, task.k_cache, task.k_scale);
     load_head(v, nullptr, 0.0, dim, head);
-    convert(head, dim, static_cast<C*>(task.v_cache) + at);
+    keep_head<C>(head, dim, false, token, task.v_cache, task.v_scale);
   }
 }
 
@@ -162,6 +175,7 @@ void rope(const RopeTask& task, std::int64_t row, void* scratch) {
   switch (task.dtype) {
     case DType::f32:
       if (task.cache_dtype == DType::bf16) return rope_row<float, bf16>(task, row, scratch);
+      if (task.cache_dtype == DType::i8) return rope_row<float, std::int8_t>(task, row, scratch);
       return rope_row<float, float>(task, row, scratch);
     case DType::f64:
       return rope_row<double, double>(task, row, scratch);

@@ -13,26 +13,16 @@ constexpr std::int64_t kFewestRows = 8;
 constexpr std::int64_t kItemsPerThread = 3;
 constexpr double kSerialWork = 2e5;  // multiply-adds below which waking threads costs more
 
-void check(const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
-           const SegmentPlan& plan, const TensorView& out, const TensorView& lse) {
+void check(const TensorView& q, const KvCache& cache, const SegmentPlan& plan,
+           const TensorView& out, const TensorView& lse) {
   FASTSI_CHECK(is_float(q.dtype), "q: is ", name_of(q.dtype), ", must be a floating type");
   require_dims("q", q, 3);
   require_dense_last("q", q);
   require_size("q", q, 0, static_cast<std::int64_t>(plan.row_pos().size()));
-  const struct {
-    const char* name;
-    const TensorView& view;
-  } caches[] = {{"k_cache", k_cache}, {"v_cache", v_cache}};
-  for (const auto& [name, view] : caches) {
-    require_dims(name, view, 4);
-    require_cache_dtype(name, view, q.dtype);
-    require_dtype(name, view, k_cache.dtype);
-    require_contiguous(name, view);
-    require_size(name, view, 0, k_cache.shape[0]);
-    require_size(name, view, 1, k_cache.shape[1]);
-    require_size(name, view, 2, plan.page_size());
-    require_size(name, view, 3, q.shape[2]);
-  }
+  const TensorView& k_cache = cache.k;
+  require_dims("k_cache", k_cache, 4);
+  check_cache(cache, q.dtype, k_cache.shape[1], q.shape[2]);
+  require_size("k_cache", k_cache, 2, plan.page_size());
   FASTSI_CHECK(k_cache.shape[1] > 0 && q.shape[1] % k_cache.shape[1] == 0, "q: ", q.shape[1],
                " heads, must be a multiple of the ", k_cache.shape[1], " heads of k_cache");
   FASTSI_CHECK(plan.num_pages_needed() <= k_cache.shape[0], "plan.page_ids: holds page ",
@@ -59,18 +49,23 @@ std::int64_t rows_per_block(std::int64_t rows, std::int64_t group, std::int64_t 
 
 }  // namespace
 
-void segment_attention(const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
-                       const SegmentPlan& plan, const AttentionOptions& options,
-                       const TensorView& out, const TensorView& lse, int threads) {
-  check(q, k_cache, v_cache, plan, out, lse);
+void segment_attention(const TensorView& q, const KvCache& cache, const SegmentPlan& plan,
+                       const AttentionOptions& options, const TensorView& out,
+                       const TensorView& lse, int threads) {
+  check(q, cache, plan, out, lse);
+  const auto scale = [](const TensorView* view) {
+    return view == nullptr ? nullptr : static_cast<const float*>(view->data);
+  };
   FASTSI_CHECK(options.window >= 0, "window: is ", options.window, ", must be >= 0");
-  const std::int64_t rows = q.shape[0], heads = k_cache.shape[1];
+  const std::int64_t rows = q.shape[0], heads = cache.k.shape[1];
   if (rows == 0) return;
   const AttentionTask task{q.dtype,
-                           k_cache.dtype,
+                           cache.k.dtype,
                            q.data,
-                           k_cache.data,
-                           v_cache.data,
+                           cache.k.data,
+                           cache.v.data,
+                           scale(cache.k_scale),
+                           scale(cache.v_scale),
                            out.data,
                            lse.data,
                            q.stride[0],

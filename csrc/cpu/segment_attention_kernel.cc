@@ -10,6 +10,7 @@
 // leaves its state as it was: so a query's bits do not depend on which others share its block.
 #include "kernels.h"
 #include "segment_attention_amx.h"
+#include "segment_attention_int8.h"
 #include "segment_attention_tile.h"
 
 namespace fastsi {
@@ -77,6 +78,10 @@ class BlockAttention {
   using T = Arith<S>;
   static_assert(sizeof(T) == sizeof(Arith<C>));
   static constexpr int W = kLanes<T>;
+  static constexpr bool kInt8 = sizeof(C) == 1;
+#if defined(FASTSI_AMX)
+  static constexpr bool kTiles = sizeof(T) == sizeof(float) && !kInt8;
+#endif
 
  public:
   BlockAttention(const AttentionTask& task, const AttentionBlock& block, void* memory)
@@ -87,6 +92,10 @@ class BlockAttention {
         dim_(task.head_dim),
         wide_(Scratch<T>::pad(task.head_dim)),
         scratch_(memory, queries_, dim_)
+#if defined(FASTSI_ATTENTION_INT8)
+        ,
+        ints_(static_cast<char*>(memory) + Scratch<T>::bytes(queries_, dim_), queries_, dim_)
+#endif
 #if defined(FASTSI_AMX)
         ,
         tiles_(static_cast<char*>(memory) + Scratch<T>::bytes(queries_, dim_), queries_, dim_,
@@ -117,6 +126,7 @@ class BlockAttention {
       const S* from =
           static_cast<const S*>(task_.q) + row * task_.q_row_stride + head * task_.q_head_stride;
       for (std::int64_t d = 0; d < dim_; ++d) scratch_.q[m * dim_ + d] = to_arith(from[d]) * scale;
+      if constexpr (kInt8) rotate_head(scratch_.q + m * dim_, dim_);
       scratch_.top[m] = -INFINITY;
       scratch_.sum[m] = 0;
     }
@@ -152,52 +162,124 @@ class BlockAttention {
     // meanwhile, and their keys must not queue behind what is needed later.
     bool together = count < kFewQueries;
 #if defined(FASTSI_AMX)
-    together |= sizeof(T) == sizeof(float) && !s.per_path;
+    together |= kTiles && !s.per_path;
 #endif
-    const C* next_key[kTile] = {};
-    const int next_n = place_keys(ahead, next_key);
+    const C *next_key[kTile] = {}, *next_value[kTile] = {};
+    const int next_n = place_next(ahead, next_key, next_value);
     if (together) {
       fetch_rows(next_key, 0, next_n);
       fetch_rows(value, 0, n);
     }
 #if defined(FASTSI_AMX)
-    if constexpr (sizeof(T) == sizeof(float)) {
+    if constexpr (kTiles) {
       if (!s.per_path) return multiply_tiles(s, token, n, m0, count, masked, key, value);
     }
 #endif
     T* score = scratch_.score + m0 * kTile;
-    pack_keys<C>(key, n, dim_, scratch_.k);
     // Between products, a share each: a burst of requests would hold up the loads behind it.
-    const std::int64_t groups = together ? 0 : (count + kQueries - 1) / kQueries;
-    const auto fetch_share = [&](const C* const* row, int rows, std::int64_t m) {
-      const std::int64_t turn = m / kQueries;
-      if (groups > 0) fetch_rows(row, rows * turn / groups, rows * (turn + 1) / groups);
+    const auto fetch_share = [&](const C* const* row, int rows, std::int64_t m, int step) {
+      if (together) return;
+      const std::int64_t end = m + step < count ? m + step : count;
+      fetch_rows(row, rows * m / count, rows * end / count);
     };
-    each_group(count, [&](auto group, std::int64_t m) {
-      fetch_share(value, n, m);
+#if defined(FASTSI_ATTENTION_INT8)
+    if constexpr (kInt8) {
+      // Not for single paths: their few queries would not pay for packing, and what a query gets
+      // may not depend on how many others there are.
+      if (!s.per_path) {
+        return multiply_ints(s, token, n, m0, count, masked, key, value, [&](std::int64_t m) {
+          fetch_share(next_key, next_n, m, kIntQueries);
+          fetch_share(next_value, next_n, m, kIntQueries);
+        });
+      }
+    }
+#endif
+    pack_keys<C>(key, n, dim_, scratch_.k);
+    each_group<kQueries>(count, [&](auto group, std::int64_t m) {
+      fetch_share(value, n, m, kQueries);
       score_queries<T, decltype(group)::value>(scratch_.q + (m0 + m) * dim_, scratch_.k, dim_, n,
                                                score + m * kTile);
     });
+    if constexpr (kInt8) {
+      token_scales(s, token, n);
+      for (std::int64_t m = 0; m < count; ++m) scale_tokens(score + m * kTile, k_scale_, n);
+    }
+    find_maxima(s, token, n, m0, count, masked);
+    for (std::int64_t m = 0; m < count; ++m) {
+      T& sum = scratch_.sum[m0 + m];
+      sum = sum * scratch_.rescale[m0 + m] +
+            weigh<T>(score + m * kTile, base_of(scratch_.top[m0 + m]), n);
+      if constexpr (kInt8) scale_tokens(score + m * kTile, v_scale_, n);
+    }
+    const T* row[kTile];
+    place_values(value, n, row);
+    each_group<kQueries>(count, [&](auto group, std::int64_t m) {
+      fetch_share(next_key, next_n, m, kQueries);
+      value_queries<T, decltype(group)::value>(score + m * kTile, row, n, wide_,
+                                               scratch_.rescale + m0 + m,
+                                               scratch_.acc + (m0 + m) * wide_);
+    });
+  }
+
+  // Raises the maxima of the tile's queries by its scores, after soft-cap and mask.
+  void find_maxima(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
+                   std::int64_t count, bool masked) {
+    T* score = scratch_.score + m0 * kTile;
     if (task_.options.softcap > 0) cap(score, count, n);
     if (masked) mask(s, token, n, m0, count, score);
     for (std::int64_t m = 0; m < count; ++m) {
       scratch_.rescale[m0 + m] = max_with<T>(score + m * kTile, n, W, scratch_.top[m0 + m]);
     }
     raise_maxima<T>(count, scratch_.top + m0, scratch_.rescale + m0);
-    for (std::int64_t m = 0; m < count; ++m) {
-      T& sum = scratch_.sum[m0 + m];
-      sum = sum * scratch_.rescale[m0 + m] +
-            weigh<T>(score + m * kTile, base_of(scratch_.top[m0 + m]), n);
+  }
+
+  // Scales of the n keys and values from a token of a segment on; 0 up to whole vectors.
+  void token_scales(const SegmentPlan::Segment& s, std::int64_t token, int n) {
+    std::int64_t slot = s.page_offset + token;
+    std::int64_t index = s.first_page + slot / task_.page_size, within = slot % task_.page_size;
+    for (int t = 0; t < n; ++index, within = 0) {
+      const std::int64_t page = task_.pages[index] * task_.kv_heads + block_.kv_head;
+      for (std::int64_t at = page * task_.page_size + within; within < task_.page_size && t < n;
+           ++within, ++t, ++at) {
+        k_scale_[t] = task_.k_scale[at];
+        v_scale_[t] = task_.v_scale[at];
+      }
     }
-    const T* row[kTile];
-    place_values(value, n, row);
-    each_group(count, [&](auto group, std::int64_t m) {
-      fetch_share(next_key, next_n, m);
-      value_queries<T, decltype(group)::value>(score + m * kTile, row, n, wide_,
-                                               scratch_.rescale + m0 + m,
-                                               scratch_.acc + (m0 + m) * wide_);
+    for (int t = n; t < kTile; ++t) k_scale_[t] = v_scale_[t] = 0;
+  }
+
+  void scale_tokens(T* score, const float* scale, int n) const {
+    for (int t = 0; t < n; t += W) store<T>(score + t, load<T>(score + t) * load<T>(scale + t));
+  }
+
+#if defined(FASTSI_ATTENTION_INT8)
+  // The same in integers, for a span of an int8 cache that many rows may share.
+  template <class Fetch>
+  void multiply_ints(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
+                     std::int64_t count, bool masked, const std::int8_t* const* key,
+                     const std::int8_t* const* value, const Fetch& fetch) {
+    if (!packed_ints_) int_pack_queries(scratch_.q, queries_, dim_, ints_);
+    packed_ints_ = true;
+    int_pack_keys(key, n, dim_, ints_);
+    int_pack_values(value, n, dim_, ints_);
+    token_scales(s, token, n);
+    each_group<kIntQueries>(count, [&](auto group, std::int64_t m) {
+      int_scores<decltype(group)::value>(ints_, m0 + m, n, k_scale_,
+                                         scratch_.score + (m0 + m) * kTile);
+    });
+    find_maxima(s, token, n, m0, count, masked);
+    for (std::int64_t m = m0; m < m0 + count; ++m) {
+      scratch_.sum[m] = scratch_.sum[m] * scratch_.rescale[m] +
+                        int_weigh(scratch_.score + m * kTile, base_of(scratch_.top[m]), v_scale_, n,
+                                  ints_.p + m * kTile, ints_.p_scale + m);
+    }
+    each_group<kIntQueries>(count, [&](auto group, std::int64_t m) {
+      fetch(m);
+      int_values<decltype(group)::value>(ints_, m0 + m, n, wide_, scratch_.rescale + m0 + m,
+                                         scratch_.acc + (m0 + m) * wide_);
     });
   }
+#endif
 
 #if defined(FASTSI_AMX)
   // The same for a span that many rows may share: repacked once, multiplied on matrix tiles. Groups
@@ -267,11 +349,10 @@ class BlockAttention {
     }
   }
 
-  // Addresses of the keys of a tile; returns how many there are.
-  int place_keys(const Ahead& ahead, const C** key) const {
+  // Addresses of the keys and values of a tile; returns how many there are.
+  int place_next(const Ahead& ahead, const C** key, const C** value) const {
     if (ahead.segment == nullptr) return 0;
     const SegmentPlan::Segment& s = *ahead.segment;
-    const C* value[kTile];
     const int n = s.kv_len - ahead.token < kTile ? static_cast<int>(s.kv_len - ahead.token) : kTile;
     place_tokens(s.first_page, s.page_offset + ahead.token, n, key, value);
     return n;
@@ -351,6 +432,11 @@ class BlockAttention {
   const AttentionBlock& block_;
   std::int64_t group_, queries_, dim_, wide_;
   Scratch<T> scratch_;
+  alignas(64) float k_scale_[kTile], v_scale_[kTile];  // of an int8 cache's tile
+#if defined(FASTSI_ATTENTION_INT8)
+  IntScratch ints_;
+  bool packed_ints_ = false;
+#endif
 #if defined(FASTSI_AMX)
   AmxScratch tiles_;
   bool packed_queries_ = false;
@@ -363,6 +449,9 @@ std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows) {
   const std::int64_t queries = rows * (task.q_heads / task.kv_heads), dim = task.head_dim;
   std::int64_t bytes = task.dtype == DType::f64 ? Scratch<double>::bytes(queries, dim)
                                                 : Scratch<float>::bytes(queries, dim);
+#if defined(FASTSI_ATTENTION_INT8)
+  if (task.cache_dtype == DType::i8) bytes += IntScratch::bytes(queries, dim);
+#endif
 #if defined(FASTSI_AMX)
   bytes += AmxScratch::bytes(queries, dim, kQueryParts);
 #endif
@@ -374,6 +463,9 @@ void attention(const AttentionTask& task, const AttentionBlock& block, void* scr
     case DType::f32:
       if (task.cache_dtype == DType::bf16) {
         return BlockAttention<float, bf16>(task, block, scratch).run();
+      }
+      if (task.cache_dtype == DType::i8) {
+        return BlockAttention<float, std::int8_t>(task, block, scratch).run();
       }
       return BlockAttention<float, float>(task, block, scratch).run();
     case DType::f64:

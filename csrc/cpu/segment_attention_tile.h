@@ -127,29 +127,23 @@ void value_queries(const T* p, const T* const* value, int n, std::int64_t wide, 
   for (; d < wide; d += W) value_tile<T, M, 1>(p, value, n, d, wide, rescale, acc);
 }
 
-// Calls run(std::integral-like constant M, first query) for groups of kQueries, then the rest.
 template <int M>
 struct Count {
   static constexpr int value = M;
 };
-template <class Run>
+template <int M, class Run>
+FASTSI_INLINE void last_group(std::int64_t queries, std::int64_t m, const Run& run) {
+  if constexpr (M > 0) {
+    if (queries - m == M) return run(Count<M>{}, m);
+    last_group<M - 1>(queries, m, run);
+  }
+}
+// Calls run(std::integral-like constant M, first query) for groups of queries, then the rest.
+template <int group, class Run>
 FASTSI_INLINE void each_group(std::int64_t queries, const Run& run) {
   std::int64_t m = 0;
-  for (; m + kQueries <= queries; m += kQueries) run(Count<kQueries>{}, m);
-  switch (queries - m) {
-    case 5:
-      return run(Count<5>{}, m);
-    case 4:
-      return run(Count<4>{}, m);
-    case 3:
-      return run(Count<3>{}, m);
-    case 2:
-      return run(Count<2>{}, m);
-    case 1:
-      return run(Count<1>{}, m);
-    default:
-      return;
-  }
+  for (; m + group <= queries; m += group) run(Count<group>{}, m);
+  last_group<group - 1>(queries, m, run);
 }
 
 // The larger of `top` and a query's n scores, which are filled up to a multiple of `fill` with

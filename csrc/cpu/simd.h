@@ -190,6 +190,7 @@ FASTSI_INLINE vd add_to(vd sum, vf x) {
 
 FASTSI_INLINE float to_arith(float x) { return x; }
 FASTSI_INLINE double to_arith(double x) { return x; }
+FASTSI_INLINE float to_arith(std::int8_t x) { return x; }
 FASTSI_INLINE float to_arith(bf16 x) {
   const std::uint32_t bits = static_cast<std::uint32_t>(x.bits) << 16;
   float y;
@@ -244,12 +245,29 @@ FASTSI_INLINE void from_arith(float x, f16* p) {
   p->bits = static_cast<std::uint16_t>(sign | half);
 }
 
+// The first n elements; the other lanes are 0.
+template <class S>
+FASTSI_INLINE Vec<Arith<S>> load_part(const S* p, int n) {
+  Vec<Arith<S>> v{};
+  for (int i = 0; i < n; ++i) v[i] = to_arith(p[i]);
+  return v;
+}
 // kLanes<Arith<S>> elements of storage type S.
 template <class S>
 FASTSI_INLINE Vec<Arith<S>> load_as(const S* p) {
   using T = Arith<S>;
   if constexpr (sizeof(S) == sizeof(T)) {
     return load<T>(reinterpret_cast<const T*>(p));
+  } else if constexpr (sizeof(S) == 1) {
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+    return load_part<S>(p, kLanes<T>);
+#endif
   } else {
 #if defined(__AVX512F__)
     const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -265,13 +283,6 @@ FASTSI_INLINE Vec<Arith<S>> load_as(const S* p) {
     return v;
 #endif
   }
-}
-// The first n elements; the other lanes are 0.
-template <class S>
-FASTSI_INLINE Vec<Arith<S>> load_part(const S* p, int n) {
-  Vec<Arith<S>> v{};
-  for (int i = 0; i < n; ++i) v[i] = to_arith(p[i]);
-  return v;
 }
 // How many of `left` elements the next vector holds.
 template <class T>

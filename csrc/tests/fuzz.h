@@ -116,5 +116,7 @@ void norm_and_act();
 void rope();
 void linear();
 void linear_int8();
+void kv_write_int8();
+void attention_int8();
 
 }  // namespace fuzz

@@ -55,7 +55,7 @@ void rope() {
   const TensorView* keys_norm = pick(0, 1) ? &norm.view : nullptr;
   try {
     fastsi::rope_kv_write(q.view, k.view, v.view, {cos.view, sin.view}, {nullptr, keys_norm, 1e-5},
-                          k_cache.view, v_cache.view, slots.view, 2);
+                          {k_cache.view, v_cache.view}, slots.view, 2);
     require(!broken, "rope: a bad slot was accepted");
   } catch (const std::invalid_argument&) {
     require(broken, "rope: a good slot was refused");

@@ -114,7 +114,7 @@ void fuzz_attention() {
   options.scale = 0.3;
   options.softcap = pick(0, 1) ? 0.0 : 5.0;
   options.window = pick(0, 1) ? 0 : pick(1, 200);
-  fastsi::segment_attention(q.view, k.view, v.view, lists.build(), options, out.view, lse.view,
+  fastsi::segment_attention(q.view, {k.view, v.view}, lists.build(), options, out.view, lse.view,
                             static_cast<int>(pick(1, 3)));
   std::vector<double> expected;
   for (std::int64_t i = 0; i < std::min<std::int64_t>(rows * heads, 5); ++i) {
@@ -204,7 +204,7 @@ void fuzz_kv_write() {
   const bool broken = rows > 0 && pick(0, 3) == 0;
   if (broken) slots.as<std::int64_t>()[pick(0, rows - 1)] = pick(0, 1) ? pages * size : -2;
   try {
-    fastsi::kv_write(k.view, v.view, k_cache.view, v_cache.view, slots.view, 2);
+    fastsi::kv_write(k.view, v.view, {k_cache.view, v_cache.view}, slots.view, 2);
     require(!broken, "a bad slot was accepted");
   } catch (const std::invalid_argument&) {
     require(broken, "a good slot was refused");
@@ -308,6 +308,8 @@ int main(int argc, char** argv) {
       fuzz::rope();
       fuzz::linear();
       fuzz::linear_int8();
+      fuzz::kv_write_int8();
+      fuzz::attention_int8();
       fuzz::match_stop();
       fuzz_parallel();
     }

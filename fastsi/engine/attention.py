@@ -15,7 +15,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from fastsi import ops
-from fastsi.engine.kv_pool import LayerShape
+from fastsi.engine.kv_pool import KVPool, LayerShape
 from fastsi.errors import ModelError
 
 NAME = "fastsi"
@@ -43,6 +43,18 @@ class StepContext:
     slots: torch.Tensor
     """int64 [R]."""
     plan: ops.SegmentPlan
+    k_scales: list[torch.Tensor] = field(default_factory=list)
+    """Per layer, [pages, kv_heads, page_size], of an int8 cache; else empty."""
+    v_scales: list[torch.Tensor] = field(default_factory=list)
+
+    @classmethod
+    def over(cls, pool: KVPool, slots: torch.Tensor, plan: ops.SegmentPlan) -> StepContext:
+        """A step on the pool's pages."""
+        return cls(pool.k, pool.v, slots, plan, pool.k_scales, pool.v_scales)
+
+    def scales(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Those of a layer's keys and values; None where the cache has none."""
+        return (self.k_scales[layer], self.v_scales[layer]) if self.k_scales else (None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +127,16 @@ def segment_attention_forward(
         # Any output of the right shape does: only what the layers ask for is of interest.
         return query.transpose(1, 2).contiguous(), None
     k, v = fastsi_step.k[layer], fastsi_step.v[layer]
-    ops.kv_write(key[0].transpose(0, 1), value[0].transpose(0, 1), k, v, fastsi_step.slots)
+    k_scale, v_scale = fastsi_step.scales(layer)
+    ops.kv_write(
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        k,
+        v,
+        fastsi_step.slots,
+        k_scale=k_scale,
+        v_scale=v_scale,
+    )
     out, _ = ops.segment_attention(
         query[0].transpose(0, 1),
         k,
@@ -124,6 +145,8 @@ def segment_attention_forward(
         scale=scaling,
         softcap=softcap,
         window=sliding_window,
+        k_scale=k_scale,
+        v_scale=v_scale,
     )
     return out.unsqueeze(0), None
 

@@ -61,6 +61,8 @@ class CompiledLayers:
             *map(view, tables),
             [view(cache) for cache in context.k],
             [view(cache) for cache in context.v],
+            [view(scales) for scales in context.k_scales],
+            [view(scales) for scales in context.v_scales],
             view(context.slots),
             plan,
             (normed, qkv, attended, lse, gated),

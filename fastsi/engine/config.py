@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from fastsi.errors import ConfigError
 
 Sharing = Literal["tree", "prefill", "none"]
-KVDtype = Literal["auto", "float32", "bfloat16"]
+KVDtype = Literal["auto", "float32", "bfloat16", "int8"]
 Graphs = Literal["auto", "capture", "eager", "off"]
 LogprobsMode = Literal["raw_logprobs", "full_logprobs", "processed_logprobs"]
 _BLOCK = 128

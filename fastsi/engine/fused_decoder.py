@@ -306,6 +306,7 @@ def _attend(
     heads = qkv.view(len(qkv), -1, shape.head_dim)
     q_heads = heads.shape[1] - 2 * shape.kv_heads
     q, k, v = heads.split_with_sizes([q_heads, shape.kv_heads, shape.kv_heads], dim=1)
+    k_scale, v_scale = context.scales(number)
     ops.rope_kv_write(
         q,
         k,
@@ -317,6 +318,8 @@ def _attend(
         q_norm=None if layer.q_norm is None else layer.q_norm.weight,
         k_norm=None if layer.k_norm is None else layer.k_norm.weight,
         eps=0.0 if layer.q_norm is None else layer.q_norm.eps,
+        k_scale=k_scale,
+        v_scale=v_scale,
     )
     out, _ = ops.segment_attention(
         q,
@@ -326,6 +329,8 @@ def _attend(
         scale=call.scale,
         softcap=call.softcap,
         window=call.window,
+        k_scale=k_scale,
+        v_scale=v_scale,
     )
     return out.reshape(len(qkv), q_heads * shape.head_dim)
 

@@ -161,7 +161,7 @@ class DecodeGraphs:
         """Logits [width, vocab]; tokens and log-probs [width], if the frame draws."""
         ids, table_slots, positions, slots, keep = frame.inputs
         tokens = torch.where(ids < 0, self._sampler.last[table_slots], ids)
-        context = StepContext(k=self._pool.k, v=self._pool.v, slots=slots, plan=frame.plan)
+        context = StepContext.over(self._pool, slots, frame.plan)
         logits = self.decoder.forward(tokens, positions, context, keep, buffers=self._buffers)
         if frame.key.draws == "behind":
             return (logits,)

@@ -18,13 +18,21 @@ class LayerShape(NamedTuple):
     head_dim: int
 
 
+def bytes_per_token(layers: Sequence[LayerShape], dtype: torch.dtype) -> int:
+    """Of keys, values and, in int8, their scales."""
+    numbers = sum(2 * layer.kv_heads * layer.head_dim for layer in layers)
+    scales = sum(2 * layer.kv_heads for layer in layers) if dtype == torch.int8 else 0
+    return numbers * dtype.itemsize + scales * torch.float32.itemsize
+
+
 class KVPool:
     """Keys and values of all layers in pages of ``page_size`` tokens.
 
     Layer l keeps ``k[l]`` and ``v[l]``, each [pages, kv_heads, page_size, head_dim], so the tokens
-    of a page are contiguous for a head. A page belongs to one prefix-tree node or one path; a radix
-    split that falls inside a page gives it two owners, hence the reference counts. Page ids are the
-    same in every layer.
+    of a page are contiguous for a head; in int8 also ``k_scales[l]`` and ``v_scales[l]``, float32
+    [pages, kv_heads, page_size], lists that are empty for other types. A page belongs to one
+    prefix-tree node or one path; a radix split that falls inside a page gives it two owners, hence
+    the reference counts. Page ids are the same in every layer.
     """
 
     def __init__(
@@ -42,10 +50,15 @@ class KVPool:
             shape = (num_pages, layer.kv_heads, page_size, layer.head_dim)
             return reserve(shape, dtype, device)
 
+        def scales(layer: LayerShape) -> torch.Tensor:
+            return reserve((num_pages, layer.kv_heads, page_size), torch.float32, device)
+
         self.k = [cache(layer) for layer in layers]
         self.v = [cache(layer) for layer in layers]
-        itemsize = torch.empty((), dtype=dtype).element_size()
-        self.bytes_per_token = sum(2 * la.kv_heads * la.head_dim for la in layers) * itemsize
+        scaled = layers if dtype == torch.int8 else ()
+        self.k_scales = [scales(layer) for layer in scaled]
+        self.v_scales = [scales(layer) for layer in scaled]
+        self.bytes_per_token = bytes_per_token(layers, dtype)
         self._references = np.zeros(num_pages, dtype=np.int32)
         # Last in, first out: recently freed pages are still warm in the CPU's caches.
         self._free = list(range(num_pages - 1, -1, -1))

@@ -16,7 +16,7 @@ from fastsi.engine.config import EngineConfig, Graphs, KVDtype, LogprobsMode, Sh
 from fastsi.engine.control import GroupController
 from fastsi.engine.core import Engine, EngineRequest
 from fastsi.engine.detokenizer import Detokenizer
-from fastsi.engine.kv_pool import LayerShape
+from fastsi.engine.kv_pool import bytes_per_token
 from fastsi.engine.model_runner import ModelRunner, Quantization
 from fastsi.engine.requests import PathParams
 from fastsi.errors import ConfigError, PromptTooLong
@@ -70,8 +70,9 @@ class LLM:
             device: "auto" (the first GPU, else the CPU) or a torch device.
             quantization: "int8": linear layers run on 8-bit copies of their weights, and round rows
                 to 8 bits as they come (`fastsi.ops.linear`); None: in ``dtype``. CPU, float32 only.
-            kv_dtype: of the KV cache: "auto" (as the weights), "float32", or "bfloat16", which for
-                float32 models halves the cache; arithmetic stays float32.
+            kv_dtype: of the KV cache: "auto" (as the weights), "float32", or for float32 models
+                "bfloat16" (half the memory, arithmetic stays float32) or, on a CPU, "int8" (a
+                quarter, `fastsi.ops.kv_quant`; attention over shared spans may use integers).
             kv_cache_tokens: capacity of the KV cache, tokens; "auto": a share of free memory.
             max_batch_rows: most paths decoding at the same time.
             max_step_tokens: most query tokens per step, prefill chunks included.
@@ -406,8 +407,7 @@ def _resolve(value: int | Literal["auto"], automatic: int) -> int:
 
 
 def _auto_tokens(runner: ModelRunner, page_size: int) -> int:
-    layers: Sequence[LayerShape] = runner.layers
-    per_token = sum(2 * la.kv_heads * la.head_dim for la in layers) * runner.kv_dtype.itemsize
+    per_token = bytes_per_token(runner.layers, runner.kv_dtype)
     if runner.device.type == "cuda":
         with runner.session():  # copies of weights laid side by side are made first
             pass

@@ -108,7 +108,13 @@ class ModelRunner:
         if name == "auto":
             return self.dtype
         wanted: torch.dtype = getattr(torch, name)
-        if wanted != self.dtype and (self.dtype, wanted) != (torch.float32, torch.bfloat16):
+        if wanted == torch.int8 and (self.device.type, self.dtype) != ("cpu", torch.float32):
+            raise ConfigError(
+                f"kv_dtype={name!r}: the weights are {self.dtype} on {self.device}; only float32 "
+                f"on a CPU has an int8 cache, so load the model so or leave kv_dtype at 'auto'"
+            )
+        narrow = (torch.bfloat16, torch.int8)
+        if wanted != self.dtype and not (self.dtype == torch.float32 and wanted in narrow):
             raise ConfigError(
                 f"kv_dtype={name!r}: the weights are {self.dtype}, whose keys and values are kept "
                 f"in that type; bfloat16 also serves float32"
@@ -276,7 +282,7 @@ class ModelRunner:
             ids = torch.where(ids < 0, drawn[rows["from"]], ids)
         fields: dict[str, Any] = dict(to_device(host.segments, self.device))
         plan = self._with_work(ops.SegmentPlan(**fields, host=host.segments), pool.page_size)
-        context = StepContext(k=pool.k, v=pool.v, slots=rows["slots"], plan=plan)
+        context = StepContext.over(pool, rows["slots"], plan)
         run = self._own_forward if self._fused is None else self._fused.forward
         # no_grad and not inference_mode: modules may cache tensors that training uses later.
         with torch.no_grad():
@@ -376,11 +382,10 @@ class ModelRunner:
             row_pos=places,
             device=self.device,
         )
-        pool = self._small_pool(count)
+        pool = self._small_pool(count, self.kv_dtype)
         every = torch.arange(count, device=self.device)
         plan = self._with_work(plan, pool.page_size)
-        slots = every * pool.page_size
-        context = StepContext(k=pool.k, v=pool.v, slots=slots, plan=plan)
+        context = StepContext.over(pool, every * pool.page_size, plan)
         run = self._fused.forward if self._fused else self._own_forward
         with torch.no_grad():
             return run(self._probe_ids(count), 3 * every, context, every).clone()
@@ -390,13 +395,13 @@ class ModelRunner:
         vocab: int = architecture.text_config(self.model.config).vocab_size
         return torch.arange(1, count + 1, device=self.device) * 7919 % vocab
 
-    def _small_pool(self, pages: int) -> KVPool:
+    def _small_pool(self, pages: int, dtype: torch.dtype) -> KVPool:
         """Pages of the usual size, since kernels are compiled for it."""
         return KVPool(
             self.layers,
             num_pages=pages,
             page_size=_PROBE_PAGE,
-            dtype=self.dtype,
+            dtype=dtype,
             device=self.device,
         )
 
@@ -439,7 +444,7 @@ class ModelRunner:
         )
 
         def context() -> StepContext:
-            pool = self._small_pool(pages)
-            return StepContext(k=pool.k, v=pool.v, slots=positions, plan=plan)
+            # Whether two passes agree shows best without what a narrow cache rounds away.
+            return StepContext.over(self._small_pool(pages, self.dtype), positions, plan)
 
         return ids, positions, context

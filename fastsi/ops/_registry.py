@@ -44,6 +44,7 @@ BACKENDS = tuple(name for name in env.BACKEND.choices or () if name != "auto")
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _SHORT_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int32, torch.int64)
+_WITH_CACHE = ("segment_attention", "kv_write", "norm_rope_act")
 
 
 class Facts(NamedTuple):
@@ -53,13 +54,16 @@ class Facts(NamedTuple):
     dtype: torch.dtype
     grad: bool = False
     """Whether a gradient must flow through the result."""
+    int8_cache: bool = False
+    """Whether keys and values are kept in int8."""
 
 
 def facts(*tensors: torch.Tensor) -> Facts:
-    """Facts of a call: device and dtype of the first tensor, gradients of all."""
+    """Facts of a call: device and dtype of the first tensor, gradients and caches of all."""
     first = tensors[0]
     grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return Facts(first.device.type, first.dtype, grad)
+    int8_cache = any(t.dtype == torch.int8 for t in tensors)
+    return Facts(first.device.type, first.dtype, grad, int8_cache)
 
 
 def _anything(facts: Facts) -> str | None:
@@ -86,6 +90,8 @@ class Row:
     """Compiled module that must be importable."""
     supports: Callable[[Facts], str | None] = _anything
     """The reason for a no, or None."""
+    int8_cache: bool = False
+    """Whether it serves keys and values that are kept in int8; those are of float32 rows."""
 
     def refusal(self, facts: Facts) -> str | None:
         """Why this row cannot serve the call, or None if it can."""
@@ -96,6 +102,10 @@ class Row:
         if facts.dtype not in self.dtypes:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
             return f"takes {names}, not {str(facts.dtype).removeprefix('torch.')}"
+        if facts.int8_cache and not self.int8_cache:
+            return "has no int8 cache"
+        if facts.int8_cache and facts.dtype != torch.float32:
+            return f"keeps float32 in int8 caches, not {str(facts.dtype).removeprefix('torch.')}"
         return self.supports(facts)
 
 
@@ -143,6 +153,7 @@ def _rows(
             dtypes=dtypes,
             extension="_C",
             supports=_no_gradient,
+            int8_cache=op in _WITH_CACHE,
         ),
         Row(
             op=op,
@@ -150,6 +161,7 @@ def _rows(
             module=f"{folder}.reference",
             devices=None,
             dtypes=reference_dtypes,
+            int8_cache=op in _WITH_CACHE,
         ),
     )
 

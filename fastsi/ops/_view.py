@@ -19,6 +19,7 @@ _CODES = {
     torch.int32: 4,
     torch.int64: 5,
     torch.uint8: 6,
+    torch.int8: 7,
 }
 _TensorView = _ext.core().TensorView
 
@@ -29,6 +30,11 @@ def view(tensor: torch.Tensor) -> TensorView:
         tensor.data_ptr(), tensor.shape, tensor.stride(), _CODES[tensor.dtype]
     )
     return made
+
+
+def maybe_view(tensor: torch.Tensor | None) -> TensorView | None:
+    """`view` of an argument that may be left out."""
+    return None if tensor is None else view(tensor)
 
 
 def rows_dense(tensor: torch.Tensor) -> torch.Tensor:

@@ -47,6 +47,7 @@ struct DecoderStep {
   TensorView hidden;
   RopeTables tables;
   std::vector<TensorView> k_caches, v_caches;
+  std::vector<TensorView> k_scales, v_scales;  // empty unless the caches are int8
   TensorView slots;
 };
 

@@ -63,16 +63,24 @@ struct AttentionOptions {
   std::int64_t window = 0;  // 0: none
 };
 
-void segment_attention(const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
-                       const SegmentPlan& plan, const AttentionOptions& options,
-                       const TensorView& out, const TensorView& lse, int threads);
+// Keys and values [pages, kv_heads, page_size, head_dim], of the type of the tensors that meet
+// them, or for float32 bfloat16, rounded to nearest, ties to even, or int8: integers times the
+// scale of their token and head, float32 [pages, kv_heads, page_size]; keys are rotated before
+// (kv_quant.h).
+struct KvCache {
+  TensorView k, v;
+  const TensorView *k_scale = nullptr, *v_scale = nullptr;  // where it is int8
+};
+
+void segment_attention(const TensorView& q, const KvCache& cache, const SegmentPlan& plan,
+                       const AttentionOptions& options, const TensorView& out,
+                       const TensorView& lse, int threads);
 
 void merge_states(const TensorView& outs, const TensorView& lses, const TensorView& out,
                   const TensorView& lse, int threads);
 
-// A cache may hold bfloat16 where keys and values are float32: rounded to nearest, ties to even.
-void kv_write(const TensorView& k, const TensorView& v, const TensorView& k_cache,
-              const TensorView& v_cache, const TensorView& slots, int threads);
+void kv_write(const TensorView& k, const TensorView& v, const KvCache& cache,
+              const TensorView& slots, int threads);
 
 struct SampleParams {
   TensorView temperature, top_k, top_p, min_p, key, position;
@@ -167,8 +175,8 @@ struct RopeNorms {
 
 // q [R, q_heads, head_dim] is rotated in place, k and v [R, kv_heads, head_dim] go to the cache.
 void rope_kv_write(const TensorView& q, const TensorView& k, const TensorView& v,
-                   const RopeTables& tables, const RopeNorms& norms, const TensorView& k_cache,
-                   const TensorView& v_cache, const TensorView& slots, int threads);
+                   const RopeTables& tables, const RopeNorms& norms, const KvCache& cache,
+                   const TensorView& slots, int threads);
 
 // out [R, N] = activation(gate) * up.
 void act_mul(const TensorView& gate, const TensorView& up, Activation activation,

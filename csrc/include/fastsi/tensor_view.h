@@ -9,18 +9,18 @@
 
 namespace fastsi {
 
-enum class DType : int { f32 = 0, f64 = 1, bf16 = 2, f16 = 3, i32 = 4, i64 = 5, u8 = 6 };
-inline constexpr int kNumDTypes = 7;
+enum class DType : int { f32 = 0, f64 = 1, bf16 = 2, f16 = 3, i32 = 4, i64 = 5, u8 = 6, i8 = 7 };
+inline constexpr int kNumDTypes = 8;
 inline constexpr int kMaxDims = 4;
 
 inline const char* name_of(DType dtype) {
   constexpr const char* names[kNumDTypes] = {"float32", "float64", "bfloat16", "float16",
-                                             "int32",   "int64",   "uint8"};
+                                             "int32",   "int64",   "uint8",    "int8"};
   return names[static_cast<int>(dtype)];
 }
 
 inline std::size_t size_of(DType dtype) {
-  constexpr std::size_t sizes[kNumDTypes] = {4, 8, 2, 2, 4, 8, 1};
+  constexpr std::size_t sizes[kNumDTypes] = {4, 8, 2, 2, 4, 8, 1, 1};
   return sizes[static_cast<int>(dtype)];
 }
 
@@ -61,11 +61,12 @@ inline void require_dtype(const char* name, const TensorView& view, DType dtype)
                name_of(dtype));
 }
 
-// A cache holds the type of the tensors that meet it, or bfloat16 for float32.
+// A cache holds the type of the tensors that meet it, or bfloat16 or int8 for float32.
 inline void require_cache_dtype(const char* name, const TensorView& cache, DType dtype) {
-  FASTSI_CHECK(cache.dtype == dtype || (dtype == DType::f32 && cache.dtype == DType::bf16), name,
-               ": is ", name_of(cache.dtype), ", must be ", name_of(dtype),
-               dtype == DType::f32 ? " or bfloat16" : "");
+  const bool smaller = cache.dtype == DType::bf16 || cache.dtype == DType::i8;
+  FASTSI_CHECK(cache.dtype == dtype || (dtype == DType::f32 && smaller), name, ": is ",
+               name_of(cache.dtype), ", must be ", name_of(dtype),
+               dtype == DType::f32 ? ", bfloat16 or int8" : "");
 }
 
 inline void require_size(const char* name, const TensorView& view, int dim, std::int64_t size) {

@@ -14,19 +14,25 @@ def kv_write(
     v_cache: torch.Tensor,
     slots: torch.Tensor,
     *,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
     """Copy new keys and values into their slots of the cache.
 
-    The copy is exact; float32 going into a bfloat16 cache is rounded to nearest, ties to even.
+    The copy is exact; float32 going into a bfloat16 cache is rounded to nearest, ties to even, and
+    into an int8 cache as `fastsi.ops.kv_quant` defines.
 
     Args:
         k: [R, kv_heads, head_dim]; any strides with a contiguous last dimension.
         v: as k.
-        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, k's dtype, or bfloat16 for
-            float32; modified.
+        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, k's dtype, or bfloat16 or int8
+            for float32; modified.
         v_cache: as k_cache; modified.
         slots: int64 [R], ``page * page_size + offset``; -1 skips the row. No slot may occur twice.
+        k_scale: float32 [pages, kv_heads, page_size], contiguous, with an int8 cache only: what
+            one step of a token's integers is worth; modified.
+        v_scale: as k_scale; modified.
         backend: a name, or "auto".
 
     Raises:
@@ -48,8 +54,9 @@ def kv_write(
     for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
         if not tensor.is_contiguous():
             raise ValueError(f"{name}: must be contiguous, strides are {tensor.stride()}")
+    scales = _checks.require_scales(k_cache, k_scale, v_scale)
     _checks.require_shape("slots", slots, (None,))
     _checks.require_dtype("slots", slots, torch.int64)
     _checks.require_device("slots", slots, k.device)
     run = _registry.choose("kv_write", _registry.facts(k, v, k_cache, v_cache), backend)
-    run(k, v, k_cache, v_cache, slots)
+    run(k, v, k_cache, v_cache, slots, *scales)  # backends without int8 caches take none

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from fastsi import _ext
+from fastsi.ops._int8 import hadamard, round_rows
 from fastsi.ops._memory import aligned
 
 BLOCK = 64
@@ -26,21 +27,14 @@ PANEL = 16
 """Output features of a panel of the packed layout."""
 ROW_SCALES, STEP_SCALES = "int8_panel16", "int8_panel16_steps"
 """Layouts with the extension, named after the form of the rows they are multiplied with."""
-_LEAST = 2.0**-120
 
 
 def rotate(x: torch.Tensor) -> torch.Tensor:
     """H.T @ x for every 64 inputs: float32 [rows, k] to [rows, k filled up to 64].
 
-    The order of additions (strides 32, 16, ..., 1) is part of the definition: it gives the same
-    bits as the kernels.
+    The order of additions is that of `hadamard`.
     """
-    rows, depth = x.shape[0], x.shape[1] + -x.shape[1] % BLOCK
-    y = torch.nn.functional.pad(x, (0, -x.shape[1] % BLOCK))
-    for stride in (32, 16, 8, 4, 2, 1):
-        first, second = y.reshape(rows, depth // (2 * stride), 2, stride).unbind(2)
-        y = torch.stack((first + second, first - second), dim=2)
-    return y.reshape(rows, depth)
+    return hadamard(torch.nn.functional.pad(x, (0, -x.shape[1] % BLOCK)), BLOCK)
 
 
 def quantise(
@@ -58,15 +52,7 @@ def quantise(
         whose largest rotated magnitude is below 2^-120 count as zeros;
         rows that are not finite have the scale NaN.
     """
-    rotated = rotate(x)
-    largest = rotated.abs().amax(dim=1) if x.shape[1] else rotated.new_zeros(x.shape[0])
-    usable = largest.isfinite() & (largest >= _LEAST)
-    safe = largest.where(usable, torch.ones_like(largest))
-    inverse = torch.full_like(safe, levels) / safe  # not levels / safe, which torch rounds twice
-    values = rotated.where(usable[:, None], torch.zeros_like(rotated)) * inverse[:, None]
-    scale = (safe / torch.full_like(safe, levels * factor)).where(usable, torch.zeros_like(safe))
-    scale = scale.where(largest.isfinite(), torch.full_like(safe, torch.nan))
-    return values.round().to(torch.int8), scale
+    return round_rows(rotate(x), levels, factor)
 
 
 def product(

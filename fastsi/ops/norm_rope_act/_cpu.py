@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastsi import _ext
-from fastsi.ops._view import rows_dense, view
+from fastsi.ops._view import maybe_view, rows_dense, view
 
 _C = _ext.core()
 _ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_tanh": 3}
@@ -21,7 +21,7 @@ def rms_norm(
 ) -> None:
     """See `fastsi.ops.rms_norm`."""
     x, weight = rows_dense(x), weight.contiguous()
-    kept = None if residual is None else view(residual)
+    kept = maybe_view(residual)
     _C.rms_norm(view(x), view(weight), eps, kept, view(out), torch.get_num_threads())
 
 
@@ -35,6 +35,8 @@ def rope_kv_write(
     v_cache: torch.Tensor,
     slots: torch.Tensor,
     norms: Norms,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
 ) -> None:
     """See `fastsi.ops.rope_kv_write`."""
     # Copies, where any are needed, live until the call has returned.
@@ -44,10 +46,12 @@ def rope_kv_write(
     _C.rope_kv_write(
         view(q),
         *map(view, inputs),
-        *(None if weight is None else view(weight) for weight in weights),
+        *map(maybe_view, weights),
         norms[2],
         view(k_cache),
         view(v_cache),
+        maybe_view(k_scale),
+        maybe_view(v_scale),
         view(slots),
         torch.get_num_threads(),
     )

@@ -63,6 +63,8 @@ def rope_kv_write(
     q_norm: torch.Tensor | None = None,
     k_norm: torch.Tensor | None = None,
     eps: float = 1e-6,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
     """Rotate queries in place; rotate keys and write them, and values, to the cache.
@@ -76,14 +78,16 @@ def rope_kv_write(
         v: as k.
         cos: [R, rotary], q's dtype, of each row's position; rotary is even, at most head_dim.
         sin: as cos.
-        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, q's dtype, or bfloat16 where
-            q is float32 (rounded to nearest, ties to even); modified.
+        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, q's dtype, or, where q is
+            float32, bfloat16 or int8 (rounded as by `kv_write`); modified.
         v_cache: as k_cache; modified.
         slots: int64 [R], ``page * page_size + offset``; -1 writes nothing. No slot twice. On a
             GPU a slot outside the cache is passed over too: a check would make the host wait.
         q_norm: [head_dim]: `rms_norm` of every query head, with this weight, before it turns.
         k_norm: the same for keys.
         eps: of both norms.
+        k_scale: float32 [pages, kv_heads, page_size], with an int8 cache only, as in `kv_write`.
+        v_scale: as k_scale.
         backend: a name, or "auto".
 
     Raises:
@@ -107,12 +111,13 @@ def rope_kv_write(
         if norm is not None:
             _require_like(name, norm, q, (dim,))
     _check_cache(q, k, k_cache, v_cache)
+    scales = _checks.require_scales(k_cache, k_scale, v_scale)
     _checks.require_shape("slots", slots, (None,))
     _checks.require_dtype("slots", slots, torch.int64)
     _checks.require_device("slots", slots, q.device)
     facts = _registry.facts(q, k, v, k_cache, v_cache)
     run = _registry.choose("norm_rope_act", facts, backend, "rope_kv_write")
-    run(q, k, v, cos, sin, k_cache, v_cache, slots, (q_norm, k_norm, eps))
+    run(q, k, v, cos, sin, k_cache, v_cache, slots, (q_norm, k_norm, eps), *scales)
 
 
 def act_mul(

@@ -29,7 +29,16 @@ def rms_norm(x: Any, weight: Any, eps: float, residual: Any, out: Any) -> None:
 
 
 def rope_kv_write(
-    q: Any, k: Any, v: Any, cos: Any, sin: Any, k_cache: Any, v_cache: Any, slots: Any, norms: Any
+    q: Any,
+    k: Any,
+    v: Any,
+    cos: Any,
+    sin: Any,
+    k_cache: Any,
+    v_cache: Any,
+    slots: Any,
+    norms: Any,
+    *scales: Any,
 ) -> None:
     """See `fastsi.ops.rope_kv_write`."""
     turned = []
@@ -40,7 +49,7 @@ def rope_kv_write(
         straight = torch.cat([low, high], -1) * _wide(cos)[:, None]
         across = torch.cat([-high, low], -1) * _wide(sin)[:, None]
         turned.append(torch.cat([straight + across, x[..., cos.shape[1] :]], -1))
-    kv_write(turned[1].to(k_cache.dtype), v.to(v_cache.dtype), k_cache, v_cache, slots)
+    kv_write(turned[1], v, k_cache, v_cache, slots, *scales)
     q.copy_(turned[0])
 
 

@@ -8,7 +8,7 @@ import torch
 
 from fastsi import _ext
 from fastsi.ops._checks import accumulate_dtype
-from fastsi.ops._view import rows_dense, view
+from fastsi.ops._view import maybe_view, rows_dense, view
 from fastsi.ops.segment_attention.plan import FIELDS, SegmentPlan
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def segment_attention(
     scale: float,
     softcap: float | None,
     window: int | None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `fastsi.ops.segment_attention`."""
     checked = checked_plan(plan, k_cache.shape[2])
@@ -46,6 +48,8 @@ def segment_attention(
         view(q),
         view(k_cache),
         view(v_cache),
+        maybe_view(k_scale),
+        maybe_view(v_scale),
         checked,
         scale,
         softcap or 0.0,

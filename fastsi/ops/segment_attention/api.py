@@ -17,20 +17,27 @@ def segment_attention(
     scale: float | None = None,
     softcap: float | None = None,
     window: int | None = None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax attention of each row over the union of the segments that hold it.
 
     Args:
         q: [R, q_heads, head_dim], floating; any strides with a contiguous last dimension.
-        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, q's dtype, or bfloat16 for
-            float32 queries (arithmetic stays float32); query head h reads key/value head
+        k_cache: [pages, kv_heads, page_size, head_dim], contiguous, q's dtype, or, for float32
+            queries, bfloat16 (arithmetic stays float32) or int8 (see `fastsi.ops.kv_quant`; in
+            spans that are not ``per_path`` backend "cpu" may round queries and weights to 7 bits
+            or more and multiply integers); query head h reads key/value head
             ``h // (q_heads // kv_heads)``.
         v_cache: as k_cache.
         plan: rows and spans, on q's device.
         scale: factor on the scores; None: ``head_dim ** -0.5``.
         softcap: c maps a scaled score s to ``c * tanh(s / c)``.
         window: a row sees positions later than its own minus this many tokens.
+        k_scale: float32 [pages, kv_heads, page_size], contiguous, with an int8 cache only, as
+            `kv_write` left it.
+        v_scale: as k_scale.
         backend: a name, or "auto".
 
     Returns:
@@ -42,10 +49,11 @@ def segment_attention(
         BackendUnavailable: the requested backend cannot run.
     """
     _check(q, k_cache, v_cache, plan, softcap, window)
+    scales = _checks.require_scales(k_cache, k_scale, v_scale)
     run = _registry.choose("segment_attention", _registry.facts(q, k_cache, v_cache), backend)
     factor = q.shape[2] ** -0.5 if scale is None else scale
     result: tuple[torch.Tensor, torch.Tensor] = run(
-        q, k_cache, v_cache, plan, factor, softcap, window
+        q, k_cache, v_cache, plan, factor, softcap, window, *scales
     )
     return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastsi.ops._checks import accumulate_dtype
+from fastsi.ops.kv_quant import dequantise, rotate
 from fastsi.ops.segment_attention.plan import SegmentPlan
 
 
@@ -16,6 +17,8 @@ def segment_attention(
     scale: float,
     softcap: float | None,
     window: int | None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `fastsi.ops.segment_attention`; memory grows as rows times all tokens of the plan."""
     dtype = accumulate_dtype(q.dtype)
@@ -25,7 +28,11 @@ def segment_attention(
     token = torch.arange(len(segment), device=q.device) - (length.cumsum(0) - length)[segment]
     slot = plan.page_offset[segment] + token
     page = plan.page_ids[plan.page_indptr[segment] + slot // k_cache.shape[2]]
-    k, v = (cache[page, :, slot % cache.shape[2]].to(dtype) for cache in (k_cache, v_cache))
+    place = (page, slice(None), slot % k_cache.shape[2])
+    k, v = (cache[place].to(dtype) for cache in (k_cache, v_cache))
+    if k_scale is not None and v_scale is not None:
+        k, v = dequantise(k, k_scale[place], dtype), dequantise(v, v_scale[place], dtype)
+        q = rotate(q)  # as the keys are
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # [tokens, q_heads, head_dim]
 
     row = torch.arange(q.shape[0], device=q.device)[:, None]

@@ -1,0 +1,158 @@
+// How a head of keys or values becomes integers, and the rotation that both sides of q . k share.
+//
+// Keys have a few dimensions far larger than the rest, which one scale per token would follow. A
+// Hadamard rotation spreads them over all dimensions and leaves q . k as it was.
+#pragma once
+
+#include "simd.h"
+
+namespace fastsi {
+namespace FASTSI_ISA {
+
+constexpr float kInt8Levels = 127.0f;
+
+// Side of the rotation's square blocks: the largest power of two that divides head_dim, at most 64.
+FASTSI_INLINE std::int64_t rotation_of(std::int64_t dim) {
+  const std::int64_t power = dim & -dim;
+  return power < 64 ? power : 64;
+}
+
+// Lane i becomes lane (i ^ S) + lane i, or their difference in the upper lane of each pair.
+template <int S>
+FASTSI_INLINE vf butterfly_lanes(vf v) {
+  vi32 other, sign;
+  for (int i = 0; i < kLanes<float>; ++i) {
+    other[i] = i ^ S;
+    sign[i] = i & S ? static_cast<std::int32_t>(0x80000000u) : 0;
+  }
+  vi32 bits;
+  std::memcpy(&bits, &v, sizeof v);
+  bits ^= sign;
+  vf mine;
+  std::memcpy(&mine, &bits, sizeof v);
+  return __builtin_shuffle(v, other) + mine;
+}
+
+// Rotates a head in place: blocks times the Hadamard matrix of their side and 1 / sqrt(side);
+// strides side / 2, side / 4, ..., 1.
+FASTSI_INLINE void rotate_head(float* x, std::int64_t dim) {
+  constexpr int W = kLanes<float>;
+  const std::int64_t side = rotation_of(dim);
+  const float factor = 1.0f / std::sqrt(static_cast<float>(side));
+  for (float* end = x + dim; x < end; x += side) {
+    std::int64_t stride = side / 2;
+    for (; stride >= W; stride /= 2) {
+      for (std::int64_t i = 0; i < side; i += W) {
+        if (i & stride) continue;
+        const vf a = load<float>(x + i), b = load<float>(x + i + stride);
+        store<float>(x + i, a + b);
+        store<float>(x + i + stride, a - b);
+      }
+    }
+    if (side >= W) {
+      for (std::int64_t i = 0; i < side; i += W) {
+        vf v = load<float>(x + i);
+        if constexpr (W > 8) v = butterfly_lanes<8>(v);
+        if constexpr (W > 4) v = butterfly_lanes<4>(v);
+        store<float>(x + i, butterfly_lanes<1>(butterfly_lanes<2>(v)) * splat<float>(factor));
+      }
+      continue;
+    }
+    for (; stride > 0; stride /= 2) {
+      for (std::int64_t i = 0; i < side; ++i) {
+        if (i & stride) continue;
+        const float a = x[i], b = x[i + stride];
+        x[i] = a + b;
+        x[i + stride] = a - b;
+      }
+    }
+    for (std::int64_t i = 0; i < side; ++i) x[i] *= factor;
+  }
+}
+
+// Nearest integers, ties to even, of values of at most 2^22 in magnitude.
+FASTSI_INLINE vi32 to_nearest(vf x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<vi32>(_mm512_cvtps_epi32(x));
+#elif defined(__AVX2__)
+  return reinterpret_cast<vi32>(_mm256_cvtps_epi32(x));
+#else
+  const vf shifted = x + splat<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  vi32 n;
+  std::memcpy(&n, &shifted, sizeof n);
+  return n - 0x4B400000;
+#endif
+}
+
+// Stores the low bytes of all lanes, or of the first n.
+template <class T>
+FASTSI_INLINE void store_bytes(vi32 n, T* to) {
+  static_assert(sizeof(T) == 1);
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(n)));
+#elif defined(__AVX2__)
+  const __m256i wide = reinterpret_cast<__m256i>(n);
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+  constexpr bool kSigned = T(-1) < T(0);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
+                   kSigned ? _mm_packs_epi16(words, words) : _mm_packus_epi16(words, words));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) to[i] = static_cast<T>(n[i]);
+#endif
+}
+template <class T>
+FASTSI_INLINE void store_bytes(vi32 n, T* to, int count) {
+  if (count == kLanes<float>) return store_bytes(n, to);
+  for (int i = 0; i < count; ++i) to[i] = static_cast<T>(n[i]);
+}
+
+struct Grain {
+  float inverse, scale;  // integer = value * inverse; value = integer * scale
+};
+
+// Of values whose largest magnitude is `top`, for `levels` integers on either side of 0. Below
+// 2^-120 all are 0; if one is not finite, the scale is NaN.
+FASTSI_INLINE Grain grain_of(float top, float levels) {
+  if (!(top < INFINITY)) return {0.0f, NAN};
+  if (top < 0x1p-120f) return {0.0f, 0.0f};
+  return {levels / top, top / levels};
+}
+
+// Magnitudes as bits, which are in the floats' order; a NaN is the largest.
+FASTSI_INLINE float largest_magnitude(const float* x, std::int64_t count) {
+  constexpr int W = kLanes<float>;
+  vi32 top{};
+  for (std::int64_t i = 0; i < count; i += W) {
+    const vf v = load_lanes<float>(x + i, count - i);
+    vi32 bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    bits &= 0x7FFFFFFF;
+    top = bits > top ? bits : top;
+  }
+  std::int32_t best = 0;
+  for (int i = 0; i < W; ++i) best = top[i] > best ? top[i] : best;
+  float largest;
+  std::memcpy(&largest, &best, sizeof largest);
+  return largest;
+}
+
+// A head as integers of at most `levels`, plus an offset; returns what they are to be multiplied
+// with.
+template <class T>
+FASTSI_INLINE float quantise_head(const float* x, std::int64_t dim, float levels, int offset,
+                                  T* to) {
+  constexpr int W = kLanes<float>;
+  const Grain grain = grain_of(largest_magnitude(x, dim), levels);
+  const vf inverse = splat<float>(grain.inverse);
+  for (std::int64_t i = 0; i < dim; i += W) {
+    // Without a usable grain the values may be NaN, which have no integer.
+    const vf v = grain.inverse > 0 ? load_lanes<float>(x + i, dim - i) * inverse : vf{};
+    store_bytes(to_nearest(v) + offset, to + i, lanes_of<float>(dim - i));
+  }
+  return grain.scale;
+}
+
+}  // namespace FASTSI_ISA
+}  // namespace fastsi

@@ -1,0 +1,236 @@
+// Products of a tile in integers, for int8 caches: queries and weights become 7-bit integers, the
+// cache's own integers are the other side.
+//
+// vpmaddubsw multiplies unsigned with signed bytes and adds pairs, at most 2 * 127 * 127 < 2^15: so
+// queries carry an offset of 64, which sums of the keys take off again, and weights need none.
+#pragma once
+
+#include "kv_quant.h"
+#include "segment_attention_tile.h"
+
+namespace fastsi {
+namespace FASTSI_ISA {
+
+#if defined(__AVX2__)
+#define FASTSI_ATTENTION_INT8 1
+
+constexpr int kIntQueries = FASTSI_VECTOR_BYTES == 64 ? 6 : 4;
+constexpr int kIntVectors = FASTSI_VECTOR_BYTES == 64 ? 4 : 2;
+constexpr float kQueryLevels = 63.0f, kWeightLevels = 127.0f;
+constexpr int kQueryOffset = 64;
+
+#if defined(__AVX512F__)
+using Ints = __m512i;
+FASTSI_INLINE Ints load_ints(const void* p) { return _mm512_loadu_si512(p); }
+FASTSI_INLINE void store_ints(void* p, Ints v) { _mm512_storeu_si512(p, v); }
+FASTSI_INLINE Ints four_bytes_of(std::int32_t x) { return _mm512_set1_epi32(x); }
+FASTSI_INLINE vf float_of(Ints v) { return _mm512_cvtepi32_ps(v); }
+FASTSI_INLINE Ints add_four_products(Ints sum, Ints x, Ints w) {
+#if defined(__AVX512VNNI__)
+  return _mm512_dpbusd_epi32(sum, x, w);
+#else
+  const Ints pairs = _mm512_maddubs_epi16(x, w);
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
+}
+#else
+using Ints = __m256i;
+FASTSI_INLINE Ints load_ints(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+FASTSI_INLINE void store_ints(void* p, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+FASTSI_INLINE Ints four_bytes_of(std::int32_t x) { return _mm256_set1_epi32(x); }
+FASTSI_INLINE vf float_of(Ints v) { return _mm256_cvtepi32_ps(v); }
+FASTSI_INLINE Ints add_four_products(Ints sum, Ints x, Ints w) {
+  const Ints pairs = _mm256_maddubs_epi16(x, w);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+
+struct IntScratch {
+  std::int64_t depth, wide;  // head_dim filled up to whole steps of four and to whole vectors
+  std::uint8_t *q, *p;       // [queries][depth], [queries][kTile]
+  std::int8_t *k, *v;        // [depth / 4][kTile][4], [kTile / 4][wide][4]
+  std::int32_t* offset;      // [kTile]: what the queries' offset adds to a score
+  float *q_scale, *p_scale;  // [queries]
+
+  static std::int64_t depth_of(std::int64_t dim) { return (dim + 3) / 4 * 4; }
+  static std::int64_t wide_of(std::int64_t dim) { return (dim + 15) / 16 * 16; }
+  static std::int64_t bytes(std::int64_t queries, std::int64_t dim) {
+    const std::int64_t each = depth_of(dim) + kTile + 2 * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t tile = depth_of(dim) + wide_of(dim) + 4;
+    return (queries * each + kTile * tile + 63) / 64 * 64;
+  }
+  IntScratch(void* memory, std::int64_t queries, std::int64_t dim)
+      : depth(depth_of(dim)), wide(wide_of(dim)) {
+    auto* at = static_cast<std::uint8_t*>(memory);
+    const auto take = [&at](std::int64_t n) {
+      std::uint8_t* part = at;
+      at += n;
+      return part;
+    };
+    k = reinterpret_cast<std::int8_t*>(take(kTile * depth));
+    v = reinterpret_cast<std::int8_t*>(take(kTile * wide));
+    offset = reinterpret_cast<std::int32_t*>(take(kTile * 4));
+    q_scale = reinterpret_cast<float*>(take(queries * 4));
+    p_scale = reinterpret_cast<float*>(take(queries * 4));
+    q = take(queries * depth);
+    p = take(queries * kTile);
+  }
+};
+
+// Rotated queries [queries][dim] as integers.
+FASTSI_INLINE void int_pack_queries(const float* q, std::int64_t queries, std::int64_t dim,
+                                    const IntScratch& to) {
+  for (std::int64_t m = 0; m < queries; ++m) {
+    std::uint8_t* row = to.q + m * to.depth;
+    for (std::int64_t d = dim; d < to.depth; ++d) row[d] = 0;
+    to.q_scale[m] = quantise_head(q + m * dim, dim, kQueryLevels, kQueryOffset, row);
+  }
+}
+
+// Keys of n tokens: four of head_dim side by side, lanes over tokens; the rest is 0.
+static void int_pack_keys(const std::int8_t* const* key, int n, std::int64_t dim,
+                          const IntScratch& to) {
+  constexpr int W = kLanes<float>;
+  constexpr std::int64_t kBytes = 4 * W;
+  for (int t = 0; t < n; t += W) {
+    for (std::int64_t d = 0; d < dim; d += kBytes) {
+      vf v[W] = {};
+      for (int i = 0; i < W && t + i < n; ++i) {
+        const std::size_t left = static_cast<std::size_t>(dim - d < kBytes ? dim - d : kBytes);
+        left == kBytes ? std::memcpy(&v[i], key[t + i] + d, kBytes)
+                       : std::memcpy(&v[i], key[t + i] + d, left);
+      }
+      transpose<float>(v);
+      for (int i = 0; i < W && d + 4 * i < to.depth; ++i) {
+        std::memcpy(to.k + ((d / 4 + i) * kTile + t) * 4, &v[i], sizeof v[i]);
+      }
+    }
+    Ints sum{};
+    for (std::int64_t d = 0; d < to.depth; d += 4) {
+      sum = add_four_products(sum, four_bytes_of(kQueryOffset * 0x01010101),
+                              load_ints(to.k + (d * kTile + t * 4)));
+    }
+    store_ints(to.offset + t, sum);
+  }
+}
+
+// Values of n tokens: four tokens side by side, lanes over head_dim; the rest is 0.
+static void int_pack_values(const std::int8_t* const* value, int n, std::int64_t dim,
+                            const IntScratch& to) {
+  for (int t = 0; t < n; t += 4) {
+    for (std::int64_t d = 0; d < dim; d += 16) {
+      __m128i row[4];
+      for (int i = 0; i < 4; ++i) {
+        row[i] = _mm_setzero_si128();
+        if (t + i >= n) continue;
+        const std::size_t left = static_cast<std::size_t>(dim - d < 16 ? dim - d : 16);
+        left == 16 ? std::memcpy(&row[i], value[t + i] + d, 16)
+                   : std::memcpy(&row[i], value[t + i] + d, left);
+      }
+      const __m128i low01 = _mm_unpacklo_epi8(row[0], row[1]),
+                    high01 = _mm_unpackhi_epi8(row[0], row[1]),
+                    low23 = _mm_unpacklo_epi8(row[2], row[3]),
+                    high23 = _mm_unpackhi_epi8(row[2], row[3]);
+      const __m128i out[4] = {_mm_unpacklo_epi16(low01, low23), _mm_unpackhi_epi16(low01, low23),
+                              _mm_unpacklo_epi16(high01, high23),
+                              _mm_unpackhi_epi16(high01, high23)};
+      std::memcpy(to.v + (t / 4 * to.wide + d) * 4, out, sizeof out);
+    }
+  }
+}
+
+// sum[m][j] += x[m] . panel over `steps` steps of four bytes; lanes of a step are `stride` bytes
+// apart from those of the next.
+template <int M, int NV>
+FASTSI_INLINE void int_dot(const std::uint8_t* x, std::int64_t x_stride, const std::int8_t* panel,
+                           std::int64_t stride, std::int64_t steps, Ints (&sum)[M][NV]) {
+  for (std::int64_t step = 0; step < steps; ++step) {
+    Ints w[NV];
+    for (int j = 0; j < NV; ++j) {
+      w[j] = load_ints(panel + step * stride + j * static_cast<std::int64_t>(sizeof(Ints)));
+    }
+    for (int m = 0; m < M; ++m) {
+      std::int32_t four;
+      std::memcpy(&four, x + m * x_stride + step * 4, sizeof four);
+      const Ints value = four_bytes_of(four);
+      for (int j = 0; j < NV; ++j) sum[m][j] = add_four_products(sum[m][j], value, w[j]);
+    }
+  }
+}
+
+// Scores of M queries from the m-th on against the packed keys of n tokens.
+template <int M>
+static void int_scores(const IntScratch& s, std::int64_t m, int n, const float* k_scale,
+                       float* score) {
+  constexpr int W = kLanes<float>, NV = kIntVectors;
+  for (int t = 0; t < n; t += NV * W) {
+    Ints sum[M][NV];
+    for (int j = 0; j < NV; ++j) {
+      const Ints start =
+          reinterpret_cast<Ints>(-reinterpret_cast<vi32>(load_ints(s.offset + t + j * W)));
+      for (int i = 0; i < M; ++i) sum[i][j] = start;
+    }
+    int_dot<M, NV>(s.q + m * s.depth, s.depth, s.k + t * 4, kTile * 4, s.depth / 4, sum);
+    for (int i = 0; i < M; ++i) {
+      const vf scale = splat<float>(s.q_scale[m + i]);
+      for (int j = 0; j < NV; ++j) {
+        const vf factor = scale * load<float>(k_scale + t + j * W);
+        store<float>(score + i * kTile + t + j * W, float_of(sum[i][j]) * factor);
+      }
+    }
+  }
+}
+
+// Turns n scores of a query into integer weights of the values, scales of the values included;
+// returns the sum of the weights without these.
+FASTSI_INLINE float int_weigh(float* score, float base, const float* v_scale, int n,
+                              std::uint8_t* p, float* p_scale) {
+  constexpr int W = kLanes<float>;
+  vf total{}, all{}, top{};
+  for (int t = 0; t < n; t += W) {
+    const vf weight = exp_neg(load<float>(score + t) - splat<float>(base));
+    const vf scaled = weight * load<float>(v_scale + t);
+    store<float>(score + t, scaled);
+    total += weight;
+    all += scaled;
+    top = max(scaled, top);
+  }
+  const float sum = sum_of<float>(all);  // NaN if any is, which a maximum may hide
+  const Grain grain = grain_of(sum < INFINITY ? max_of<float>(top) : sum, kWeightLevels);
+  *p_scale = grain.scale;
+  const vf inverse = splat<float>(grain.inverse);
+  for (int t = 0; t < n; t += W) {
+    const vf v = grain.inverse > 0 ? load<float>(score + t) * inverse : vf{};
+    store_bytes(to_nearest(v), p + t);
+  }
+  return sum_of<float>(total);
+}
+
+// acc[i] = acc[i] * rescale[i] + weights . values, for M queries from the m-th on.
+template <int M>
+static void int_values(const IntScratch& s, std::int64_t m, int n, std::int64_t acc_stride,
+                       const float* rescale, float* acc) {
+  constexpr int W = kLanes<float>;
+  const auto columns = [&](auto vectors, std::int64_t d) {
+    constexpr int NV = decltype(vectors)::value;
+    Ints sum[M][NV] = {};
+    int_dot<M, NV>(s.p + m * kTile, kTile, s.v + d * 4, s.wide * 4, (n + 3) / 4, sum);
+    for (int i = 0; i < M; ++i) {
+      const vf scale = splat<float>(s.p_scale[m + i]), keep = splat<float>(rescale[i]);
+      for (int j = 0; j < NV; ++j) {
+        float* to = acc + i * acc_stride + d + j * W;
+        store<float>(to, fma(float_of(sum[i][j]), scale, load<float>(to) * keep));
+      }
+    }
+  };
+  std::int64_t d = 0;
+  for (; d + kIntVectors * W <= acc_stride; d += kIntVectors * W) columns(Count<kIntVectors>{}, d);
+  for (; d < acc_stride; d += W) columns(Count<1>{}, d);
+}
+
+#endif
+
+}  // namespace FASTSI_ISA
+}  // namespace fastsi
