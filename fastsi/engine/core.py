@@ -65,13 +65,11 @@ class Engine:
         self.tree = PrefixTree(self.pool, config.prefix_block)
         self.stats = EngineStats(kv_bytes_per_token=self.pool.bytes_per_token)
         self.scheduler = Scheduler(config, self.pool, self.tree, self.stats)
-        self._stops = StopFinder(detokenizer, config.max_batch_rows)
-        self._sampler = Sampler(config.logprobs_mode)
+        self._stops = StopFinder(detokenizer, config.max_batch_rows, runner.device)
+        self._sampler = Sampler(config.logprobs_mode, config.max_batch_rows, runner.device)
         ahead = runner.device.type == "cuda" if config.pipeline == "auto" else config.pipeline
-        self._pipeline = Pipeline(config.max_batch_rows, runner.device, ahead=ahead)
-        runner.use_graphs(
-            config.graphs, self.pool, self._pipeline.tokens, max_rows=config.max_batch_rows
-        )
+        self._pipeline = Pipeline(ahead=ahead)
+        runner.use_graphs(config.graphs, self.pool, self._sampler, max_rows=config.max_batch_rows)
         self._calls = 0
 
     def run(
@@ -127,11 +125,13 @@ class Engine:
         with stats.phase("schedule"):
             step = self.scheduler.schedule()
         with stats.phase("forward"):
-            logits = self._runner.forward(step, self.pool, self._pipeline.tokens)
+            logits, drawn = self._runner.forward(step, self.pool, self._sampler.last)
         with stats.phase("sample"):
             self._score_given(step, logits)
-            drawn = self._sampler.draw(logits, table, step.draw_slots, step.draw_rows)
-            before = self._pipeline.launch(step, table, drawn)
+            if drawn is None:  # else it was part of the pass
+                drawn = self._sampler.draw(logits, table, step.draw_slots, step.draw_rows)
+            hits = self._stops.match(table, drawn)
+            before = self._pipeline.launch(Flight(step, table, drawn, hits))
         with stats.phase("commit"):
             ended = self.scheduler.advance(step)
         stats.steps += 1
@@ -157,7 +157,7 @@ class Engine:
                 drawn = (landed.slots, landed.rows, landed.tokens, landed.logprobs)
                 collect_top(logits, table, *drawn)
         with stats.phase("text"):
-            ends = self._stops.find(table, landed.slots, landed.tokens)
+            ends = self._stops.find(table, landed.slots, landed.tokens, landed.hits)
         with stats.phase("commit"):
             ended = self.scheduler.commit(
                 landed.slots, landed.at, landed.tokens, landed.logprobs, ends

@@ -28,6 +28,7 @@ from fastsi.engine.released import (
     refuse_if_released,
     releasable,
 )
+from fastsi.engine.sampler import Drawn, Sampler
 from fastsi.engine.staging import to_device
 from fastsi.errors import ConfigError
 from fastsi.ops.segment_attention.work import WorkShape, plan_work
@@ -37,7 +38,7 @@ Quantization = Literal["int8"]
 
 _PROBE_TOKENS = 33
 _PROBE_PAGE = 16
-_RECORDED = ("norm_rope_act", "linear", "segment_attention")
+_RECORDED = ("norm_rope_act", "linear", "segment_attention", "sample_tokens")
 
 
 class ModelRunner:
@@ -204,13 +205,13 @@ class ModelRunner:
         way = self._fused or self._swaps
         return way.products if way else []
 
-    def use_graphs(self, mode: Graphs, pool: KVPool, drawn: torch.Tensor, *, max_rows: int) -> None:
+    def use_graphs(self, mode: Graphs, pool: KVPool, sampler: Sampler, *, max_rows: int) -> None:
         """Let steps of up to ``max_rows`` rows be replayed; see `EngineConfig.graphs`.
 
         Args:
             mode: whether and how.
             pool: as in every later call of `forward`.
-            drawn: as in every later call of `forward`.
+            sampler: draws as part of the pass, where it can.
             max_rows: most rows.
         """
 
@@ -219,7 +220,7 @@ class ModelRunner:
                 return None
             shape = self._work_shape(pool.page_size)
             capture = mode != "eager"
-            return DecodeGraphs(decoder, pool, drawn, shape, max_rows=max_rows, capture=capture)
+            return DecodeGraphs(decoder, pool, sampler, shape, max_rows=max_rows, capture=capture)
 
         self._make_graphs, self._graphs = make, None
 
@@ -245,42 +246,47 @@ class ModelRunner:
         return dataclasses.replace(plan, work=work)
 
     def _recordable(self) -> bool:
-        """Whether every op of a layer runs on kernels that never wait for the device."""
+        """Whether every op of a step runs on kernels that never wait for the device."""
         if self.device.type != "cuda":
             return False
         row = torch.empty(0, dtype=self.dtype, device=self.device)
         return all(ops.chosen_backend(op, row) != "reference" for op in _RECORDED)
 
-    def forward(self, step: Step, pool: KVPool, drawn: torch.Tensor) -> torch.Tensor:
-        """Logits [L, vocab] of ``step.logit_rows``, valid until the next call.
-
-        Keys and values of all rows are written. Nothing waits for the device.
+    def forward(
+        self, step: Step, pool: KVPool, drawn: torch.Tensor
+    ) -> tuple[torch.Tensor, Drawn | None]:
+        """Run a step: keys and values of all rows are written. Nothing waits for the device.
 
         Args:
             step: what to run.
             pool: keys and values.
             drawn: int64 [table slots], the token last drawn in each, where ``step`` has none.
+
+        Returns:
+            Logits of the L rows that need them, maybe followed by others, valid until the next
+            call, and the tokens of the step's drawing slots, if they were drawn in the same go.
         """
         if self._graphs is not None:
             with torch.no_grad():
-                logits = self._graphs.forward(step)
-            if logits is not None:
-                return logits
+                replayed = self._graphs.forward(step)
+            if replayed is not None:
+                return replayed
+        host = step.rows()
         rows = to_device(
-            {name: getattr(step, name) for name in ("slots", "positions", "logit_rows")}
-            | {"ids": step.input_ids, "from": step.table_slots},
+            {name: getattr(host, name) for name in ("slots", "positions", "logit_rows")}
+            | {"ids": host.input_ids, "from": host.table_slots},
             self.device,
         )
         ids = rows["ids"]
-        if (step.input_ids < 0).any():
+        if (host.input_ids < 0).any():
             ids = torch.where(ids < 0, drawn[rows["from"]], ids)
-        fields: dict[str, Any] = dict(to_device(step.segments, self.device))
-        plan = self._with_work(ops.SegmentPlan(**fields, host=step.segments), pool.page_size)
+        fields: dict[str, Any] = dict(to_device(host.segments, self.device))
+        plan = self._with_work(ops.SegmentPlan(**fields, host=host.segments), pool.page_size)
         context = StepContext.over(pool, rows["slots"], plan)
         run = self._own_forward if self._fused is None else self._fused.forward
         # no_grad and not inference_mode: modules may cache tensors that training uses later.
         with torch.no_grad():
-            return run(ids, rows["positions"], context, rows["logit_rows"])
+            return run(ids, rows["positions"], context, rows["logit_rows"]), None
 
     def _own_forward(
         self, ids: torch.Tensor, positions: torch.Tensor, context: StepContext, keep: torch.Tensor
@@ -308,6 +314,7 @@ class ModelRunner:
             "packed_linears": sum(len(product.layers) for product in products),
             "graphs_captured": self._graphs.num_captured if self._graphs else 0,
             "graphs_replayed": self._graphs.num_replayed if self._graphs else 0,
+            "steps_followed": self._graphs.num_followed if self._graphs else 0,
             "parameter_bytes": sum(own.values()),
             "packed_bytes": sum(product.nbytes for product in products),
             "released_bytes": sum(p.nbytes for p in parameters if is_released(p)),

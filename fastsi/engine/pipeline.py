@@ -2,8 +2,8 @@
 
 While the device runs a step, the host chooses and launches the next one, taking every path to go
 on, and only then reads the tokens of the first. Two things make this safe. Inputs come from the
-device: the token that a path drew last is kept there by table slot (`Pipeline.tokens`). And what
-the host frees is used again only by steps launched later, which the device runs later: a path that
+device: the token that a path drew last is kept there by table slot (`Sampler.last`). And what the
+host frees is used again only by steps launched later, which the device runs later: a path that
 turns out to have ended has one row too many in flight, whose token is dropped.
 """
 
@@ -33,6 +33,8 @@ class Landed:
     """Which output token of its path each one is."""
     tokens: Int
     logprobs: npt.NDArray[np.float64]
+    hits: npt.NDArray[np.bool_] | None
+    """Which texts may end with their token; None: nothing on the device has looked."""
     num_dropped: int
     """Tokens of paths that had ended before, or were cancelled."""
 
@@ -40,11 +42,16 @@ class Landed:
 class Flight:
     """One launched step."""
 
-    def __init__(self, step: Step, table: RowTable, drawn: Drawn) -> None:
+    def __init__(
+        self, step: Step, table: RowTable, drawn: Drawn, hits: torch.Tensor | None
+    ) -> None:
         """Remember whose tokens these are; the table may change before they are read."""
         self.slots, self._rows = step.draw_slots, step.draw_rows
-        self._at, self._owner = table.num_out[self.slots], table.owner[self.slots]
-        self._back = Readback(drawn.token, drawn.logprob) if len(self.slots) else None
+        self._num_out, self._owner = table.num_out[self.slots], table.owner[self.slots]
+        self._entries = drawn.at
+        looked = () if hits is None else (hits,)
+        copied = (drawn.token, drawn.logprob, *looked)
+        self._back = Readback(*copied) if len(self.slots) else None
 
     def land(self, table: RowTable) -> Landed:
         """Wait for the tokens.
@@ -54,16 +61,17 @@ class Flight:
         """
         if self._back is None:  # a step of prefill alone: nothing to wait for
             none = np.empty(0, dtype=np.int64)
-            return Landed(none, none, none, none, none.astype(np.float64), 0)
-        tokens, logprobs = self._back.wait()
+            return Landed(none, none, none, none, none.astype(np.float64), None, 0)
         ours = table.owner[self.slots] == self._owner
-        ops.require_drawn(tokens[ours], self._rows[ours])
+        tokens, logprobs, *hits = (part[self._entries[ours]] for part in self._back.wait())
+        ops.require_drawn(tokens, self._rows[ours])
         return Landed(
             slots=self.slots[ours],
             rows=self._rows[ours],
-            at=self._at[ours],
-            tokens=tokens[ours].astype(np.int64),
-            logprobs=logprobs[ours].astype(np.float64),
+            at=self._num_out[ours],
+            tokens=tokens.astype(np.int64),
+            logprobs=logprobs.astype(np.float64),
+            hits=hits[0].astype(bool) if hits else None,
             num_dropped=int((~ours).sum()),
         )
 
@@ -71,25 +79,14 @@ class Flight:
 class Pipeline:
     """At most one step in flight while the next is chosen."""
 
-    def __init__(self, capacity: int, device: torch.device, *, ahead: bool) -> None:
-        """Set up for ``capacity`` table slots.
-
-        Args:
-            capacity: table slots.
-            device: of the model.
-            ahead: launch steps before the tokens of the last one are known, where possible.
-        """
-        self.tokens = torch.zeros(capacity, dtype=torch.int64, device=device)
-        """The token last drawn in each slot."""
+    def __init__(self, *, ahead: bool) -> None:
+        """``ahead``: launch steps before the tokens of the last one are known, where possible."""
         self._ahead = ahead
         self.flight: Flight | None = None
 
-    def launch(self, step: Step, table: RowTable, drawn: Drawn) -> Flight | None:
+    def launch(self, flight: Flight) -> Flight | None:
         """Put a step into flight whose tokens are being drawn; returns the one that was there."""
-        before, self.flight = self.flight, Flight(step, table, drawn)
-        if self._ahead and len(step.draw_slots):
-            # A row of NaN draws -1, which no embedding has; the error is raised when it lands.
-            self.tokens[drawn.slots] = drawn.token.clamp(min=0)
+        before, self.flight = self.flight, flight
         return before
 
     def take(self) -> Flight | None:

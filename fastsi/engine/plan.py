@@ -56,9 +56,9 @@ class Chunk:
         return range(end - 1 if self.draws or self.scores else end, end)
 
 
-@dataclass(slots=True, eq=False)
-class Step:
-    """One forward pass over R rows, of which L need logits."""
+@dataclass(frozen=True, slots=True, eq=False)
+class StepRows:
+    """The R rows of a pass, of which L need logits."""
 
     input_ids: Int
     """[R]; -1 where the token was drawn by a step whose results the host has not read."""
@@ -69,21 +69,47 @@ class Step:
     slots: Int
     """[R]: where keys and values go; -1 nowhere."""
     segments: SegmentArrays
-    """Fields of the `SegmentPlan`."""
+    """Fields of the `SegmentPlan`; those of decode rows come last, in their order."""
     logit_rows: Int
     """[L]: the decode rows, then the chunks' rows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One forward pass: a row per active slot of the table, and the chunks."""
+
+    table: RowTable
+    chunks: list[Chunk]
+    nodes: NodeTable
+    """Locked nodes; those without rows are left out of the plan."""
+    page_size: int
+    """Tokens per page."""
+    sharing: Sharing
+    """``tree`` makes one segment per node, else every row gets segments of its own."""
     draw_slots: Int
     """Table slots that draw a token: the decode rows, then the chunks' draws."""
     draw_rows: Int
     """For each of them, its row of the logits."""
-    chunks: list[Chunk]
     chunk_logits: list[range]
     """For each chunk, its rows of the logits."""
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.table.active) + sum(len(chunk.tokens) for chunk in self.chunks)
 
     @property
     def scores(self) -> bool:
         """Whether given continuations are scored with its logits."""
         return any(c.scores or (c.path is not None and c.path.forced) for c in self.chunks)
+
+    def rows(self, *, spare_pages: int = 0) -> StepRows:
+        """The rows in depth-first order and what each attends to, until `Scheduler.advance`.
+
+        Args:
+            spare_pages: entries for further pages that the segment of every decode row gets.
+        """
+        return _build_rows(self, spare_pages)
 
 
 class NodeTable:
@@ -145,15 +171,28 @@ def build_step(
     page_size: int,
     sharing: Sharing,
 ) -> Step:
-    """Order the rows depth first and describe what each attends to.
+    """The step that decodes the table's active slots and runs ``chunks``; see `Step`."""
+    slots, chunk_logits, at = table.active, [], len(table.active)
+    for chunk in chunks:
+        count = len(chunk.logit_rows(0))
+        chunk_logits.append(range(at, at + count))
+        at += count
+    drawn = [(s, rows[-1]) for c, rows in zip(chunks, chunk_logits, strict=True) for s in c.draws]
+    more = np.asarray(drawn, dtype=np.int64).reshape(-1, 2)
+    return Step(
+        table=table,
+        chunks=chunks,
+        nodes=nodes,
+        page_size=page_size,
+        sharing=sharing,
+        draw_slots=np.concatenate([slots, more[:, 0]]),
+        draw_rows=np.concatenate([np.arange(len(slots)), more[:, 1]]),
+        chunk_logits=chunk_logits,
+    )
 
-    Args:
-        table: its active slots decode one row each.
-        chunks: prefill work of the step.
-        nodes: locked nodes; those without rows are left out.
-        page_size: tokens per page.
-        sharing: ``tree`` makes one segment per node, else every row gets segments of its own.
-    """
+
+def _build_rows(step: Step, spare_pages: int) -> StepRows:
+    table, chunks, page_size = step.table, step.chunks, step.page_size
     slots = table.active
     suffix = table.num_out[slots] - 1
     at_page = table.pages[slots, suffix // page_size].astype(np.int64)
@@ -171,29 +210,21 @@ def build_step(
     place = np.arange(len(positions)) if order is None else np.argsort(order)
     first_rows = place[len(slots) + np.cumsum(sizes) - sizes] if chunks else sizes
     spans = _Spans()
-    _node_segments(spans, nodes, chunks, tin, sharing)
+    _node_segments(spans, step.nodes, chunks, tin, step.sharing)
     _path_segments(spans, chunks, first_rows, page_size)
     if len(slots):
-        pages_used = suffix // page_size + 1
-        wide = table.pages[slots, : int(pages_used.max())]
-        held = wide[np.arange(wide.shape[1]) < pages_used[:, None]]
-        begin = place[: len(slots)]
-        spans.add(held, pages_used, 0, suffix + 1, table.prompt_len[slots], begin, begin + 1, 0, 1)
-    logit_rows, chunk_logits = _logit_rows(place[: len(slots)], chunks, first_rows)
-    drawn = [(slot, at[-1]) for c, at in zip(chunks, chunk_logits, strict=True) for slot in c.draws]
-    more = np.asarray(drawn, dtype=np.int64).reshape(-1, 2)
+        _decode_segments(spans, table, suffix, place[: len(slots)], page_size, spare_pages)
+    wanted = [place[: len(slots)]]
+    for chunk, first in zip(chunks, first_rows, strict=True):
+        wanted.append(np.asarray(chunk.logit_rows(int(first)), dtype=np.int64))
     known = table.num_known[slots] == table.num_out[slots]
-    return Step(
+    return StepRows(
         input_ids=rows(np.where(known, table.last_token[slots], -1), [c.tokens for c in chunks]),
         table_slots=rows(slots, [np.zeros_like(c.tokens) for c in chunks]),
         positions=positions,
         slots=rows(at_page * page_size + suffix % page_size, [c.slots for c in chunks]),
         segments=spans.finish(positions),
-        logit_rows=logit_rows,
-        draw_slots=np.concatenate([slots, more[:, 0]]),
-        draw_rows=np.concatenate([np.arange(len(slots)), more[:, 1]]),
-        chunks=chunks,
-        chunk_logits=chunk_logits,
+        logit_rows=np.concatenate(wanted),
     )
 
 
@@ -249,11 +280,14 @@ def _path_segments(spans: _Spans, chunks: list[Chunk], first_rows: Int, page_siz
         spans.add(pages, count, 0, kv_len, prompt_len, first, first + length, 1, 1)
 
 
-def _logit_rows(decode: Int, chunks: list[Chunk], first_rows: Int) -> tuple[Int, list[range]]:
-    wanted, ranges, at = [decode], [], len(decode)
-    for chunk, first in zip(chunks, first_rows, strict=True):
-        rows = chunk.logit_rows(int(first))
-        wanted.append(np.asarray(rows, dtype=np.int64))
-        ranges.append(range(at, at + len(rows)))
-        at += len(rows)
-    return np.concatenate(wanted), ranges
+def _decode_segments(
+    spans: _Spans, table: RowTable, suffix: Int, begin: Int, page_size: int, spare_pages: int
+) -> None:
+    """What the decoding paths have generated, one segment per row."""
+    slots = table.active
+    held = suffix // page_size + 1 + spare_pages
+    wide = table.pages[slots, : int(held.max())]  # entries not in use are pages too
+    if wide.shape[1] < int(held.max()):
+        wide = np.pad(wide, ((0, 0), (0, int(held.max()) - wide.shape[1])))
+    pages = wide[np.arange(wide.shape[1]) < held[:, None]]
+    spans.add(pages, held, 0, suffix + 1, table.prompt_len[slots], begin, begin + 1, 0, 1)

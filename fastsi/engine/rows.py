@@ -84,6 +84,13 @@ class RowTable:
         self.pages[slot, have : have + len(pages)] = pages
         self.num_pages[slot] = have + len(pages)
 
+    def append_page_each(self, slots: Int, pages: list[int]) -> None:
+        """Add one page to the end of each path."""
+        have = self.num_pages[slots]
+        self._widen(1, int(have.max(initial=0)) + 1)
+        self.pages[slots, have] = pages
+        self.num_pages[slots] = have + 1
+
     def remove(self, slot: int) -> tuple[PathState, list[int]]:
         """Free the slot: its path, known tokens and log-probs filled in, and its pages."""
         path = self.paths[slot]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from fastsi import ops
 from fastsi.engine.config import LogprobsMode
 from fastsi.engine.requests import PathState
 from fastsi.engine.rows import Int, RowTable
-from fastsi.engine.staging import to_device
+from fastsi.engine.staging import Array, to_device
 from fastsi.types import Logprob
 
 _PARAMS = ("temperature", "top_k", "top_p", "min_p", "key")
@@ -22,21 +23,26 @@ _PARAMS = ("temperature", "top_k", "top_p", "min_p", "key")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """One token per drawing slot, on the device and maybe still being drawn."""
+    """Tokens on the device, maybe still being drawn; entries beyond a step's own mean nothing."""
 
     slots: torch.Tensor
-    """int64 [D], table slots."""
+    """int64 [W], table slots."""
     token: torch.Tensor
-    """int64 [D]; -1 where the logits are of no use."""
+    """int64 [W]; -1 where the logits are of no use."""
     logprob: torch.Tensor
-    """[D], as reported to the caller, see `LogprobsMode`."""
+    """[W], as reported to the caller, see `LogprobsMode`."""
+    at: Int
+    """int64 [D], in host memory: which entry belongs to each drawing slot of the step."""
 
 
 class Sampler:
     """Draws from each path's own stream."""
 
-    def __init__(self, mode: LogprobsMode) -> None:
+    def __init__(self, mode: LogprobsMode, capacity: int, device: torch.device) -> None:
+        """Set up for ``capacity`` table slots."""
         self._mode = mode
+        self.last = torch.zeros(capacity + 1, dtype=torch.int64, device=device)
+        """The token last drawn in each table slot; one more entry takes what nobody reads."""
 
     def draw(self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int) -> Drawn:
         """Launch the draw of one token per slot; waits for nothing.
@@ -47,22 +53,52 @@ class Sampler:
             slots: D table slots.
             rows: the row of ``logits`` each slot draws from, int64 [D].
         """
-        fields = {name: getattr(table, name)[slots] for name in _PARAMS}
-        fields |= {"position": table.num_out[slots], "slots": slots, "rows": rows}
-        plain = self._as_drawn(table, slots)
-        sent = to_device(fields | {"plain": plain}, logits.device)
-        slot_index, row_index, as_drawn = (sent.pop(name) for name in ("slots", "rows", "plain"))
+        settings = self.settings(table, slots, rows)
+        sent = to_device(settings, logits.device)
         adjust = _adjustments(table, slots, logits.device)
-        drawn = ops.sample_tokens(
-            logits, ops.SampleParams(**sent), row_index=row_index, adjust=adjust, check=False
-        )
+        scored = self.needs_scores(settings)
+        token, logprob = self.sample(logits, sent, adjust=adjust, scored=scored)
+        return Drawn(sent["draw_slots"], token, logprob, np.arange(len(slots)))
+
+    def settings(self, table: RowTable, slots: Int, rows: Int) -> dict[str, Array]:
+        """All that `sample` reads besides the logits, one array per field."""
+        fields: dict[str, Array] = {name: getattr(table, name)[slots] for name in _PARAMS}
+        fields["plain"] = self._as_drawn(table, slots)
+        return fields | {"position": table.num_out[slots], "draw_slots": slots, "draw_rows": rows}
+
+    def needs_scores(self, settings: Mapping[str, Array]) -> bool:
+        """Whether some reported log-prob is not that of the draw."""
+        return self._mode != "processed_logprobs" and not settings["plain"].all()
+
+    def sample(
+        self,
+        logits: torch.Tensor,
+        settings: Mapping[str, torch.Tensor],
+        *,
+        adjust: ops.LogitAdjust | None = None,
+        scored: bool,
+        greedy: ops.SampleParams | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and reported log-probs [D]; the tokens go to `last` too. Can be recorded.
+
+        Args:
+            logits: [L, vocab].
+            settings: what `settings` made, on the device.
+            adjust: bias and penalties.
+            scored: what `needs_scores` said.
+            greedy: see `score_tokens`.
+        """
+        params = ops.SampleParams(**{name: settings[name] for name in (*_PARAMS, "position")})
+        rows = settings["draw_rows"]
+        drawn = ops.sample_tokens(logits, params, row_index=rows, adjust=adjust, check=False)
+        # A row of NaN draws -1, which no embedding has; the error is raised when it lands.
+        self.last[settings["draw_slots"]] = drawn.token.clamp(min=0)
         if self._mode == "processed_logprobs":
-            return Drawn(slot_index, drawn.token, drawn.logprob)
-        logprob = drawn.logprob_full
-        if not plain.all():
-            scored = score_tokens(logits, row_index, drawn.token)
-            logprob = torch.where(as_drawn, logprob, scored)
-        return Drawn(slot_index, drawn.token, logprob)
+            return drawn.token, drawn.logprob
+        if not scored:
+            return drawn.token, drawn.logprob_full
+        scores = score_tokens(logits, rows, drawn.token, greedy)
+        return drawn.token, torch.where(settings["plain"], drawn.logprob_full, scores)
 
     def _as_drawn(self, table: RowTable, slots: Int) -> npt.NDArray[np.bool_]:
         """The slots whose reported log-prob is that of the draw over the whole vocabulary.
@@ -107,28 +143,37 @@ def collect_top(
 
 
 def score_tokens(
-    logits: torch.Tensor, row_index: torch.Tensor, tokens: torch.Tensor
+    logits: torch.Tensor,
+    row_index: torch.Tensor,
+    tokens: torch.Tensor,
+    greedy: ops.SampleParams | None = None,
 ) -> torch.Tensor:
     """Natural-log probabilities of ``tokens`` [D] under rows ``row_index`` of ``logits``.
 
     A greedy draw knows the log-prob of the first maximum in one pass over the row; that of another
-    token is lower by the difference of the two logits.
+    token is lower by the difference of the two logits. ``greedy`` are `greedy_params` for the rows
+    of ``logits``, where the caller must keep their memory, as a recorded graph does.
     """
-    best = ops.sample_tokens(logits, _greedy(logits.shape[0], logits.device), check=False)
+    if greedy is None:
+        greedy = _greedy(logits.shape[0], logits.device)
+    best = ops.sample_tokens(logits, greedy, check=False)
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     top = logits.gather(1, best.token.clamp(min=0)[:, None])[:, 0].to(wide)
     below = logits[row_index, tokens.clamp(min=0)].to(wide) - top[row_index]
     return best.logprob_full[row_index] + below
 
 
-@functools.lru_cache(maxsize=64)
-def _greedy(rows: int, device: torch.device) -> ops.SampleParams:
-    """Settings of greedy draws, filled on the device; most steps have as many rows as before."""
+def greedy_params(rows: int, device: torch.device) -> ops.SampleParams:
+    """Settings of greedy draws, filled on the device."""
     zeros = torch.zeros(rows, dtype=torch.int64, device=device)
     real = torch.zeros(rows, device=device)
     return ops.SampleParams(
         temperature=real, top_k=zeros.int(), top_p=real + 1, min_p=real, key=zeros, position=zeros
     )
+
+
+_greedy = functools.lru_cache(maxsize=64)(greedy_params)
+"""Most steps have as many rows as one before."""
 
 
 def top_logprobs(

@@ -144,8 +144,7 @@ class Scheduler:
         while len(short) > self._available(len(short)):
             self._preempt_last()
             short = self._short()
-        for slot, page in zip(short, self._take(len(short)), strict=True):
-            self.table.append_pages(int(slot), [page])
+        self.table.append_page_each(short, self._take(len(short)))
 
     def _preempt_last(self) -> None:
         """Take the pages of the last path in order, or the prompt of the last group."""

@@ -30,34 +30,54 @@ def to_device(arrays: Mapping[str, Array], device: torch.device) -> dict[str, to
 
 def in_one_copy(arrays: Mapping[str, Array], device: torch.device) -> dict[str, torch.Tensor]:
     """`to_device` by way of one buffer, on any device."""
-    begin: dict[str, int] = {}
-    total = 0
-    for name, array in arrays.items():
-        begin[name] = total
-        total += -(-array.nbytes // _ALIGN) * _ALIGN
-    buffer = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    flat = buffer.numpy()
-    for name, array in arrays.items():
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        flat[begin[name] : begin[name] + array.nbytes] = data
-    moved = buffer.to(device, non_blocking=True)
+    moved = FixedArrays(arrays, device)
+    moved.fill(arrays)
+    return {name: moved[name] for name in arrays}
 
-    def part(name: str, array: Array) -> torch.Tensor:
-        whole = moved[begin[name] : begin[name] + array.nbytes]
-        return whole.view(torch.from_numpy(array[:0]).dtype).view(array.shape)
 
-    return {name: part(name, array) for name, array in arrays.items()}
+class FixedArrays:
+    """Arrays side by side in one tensor on a device, whose addresses stay while values change."""
+
+    def __init__(self, like: Mapping[str, Array], device: torch.device) -> None:
+        """Room for arrays of these names, shapes and dtypes; values mean nothing yet."""
+        self._begin: dict[str, int] = {}
+        total = 0
+        for name, array in like.items():
+            self._begin[name] = total
+            total += -(-array.nbytes // _ALIGN) * _ALIGN
+        self._flat = torch.empty(total, dtype=torch.uint8, device=device)
+
+        def part(begin: int, array: Array) -> torch.Tensor:
+            whole = self._flat[begin : begin + array.nbytes]
+            return whole.view(torch.from_numpy(array[:0]).dtype).view(array.shape)
+
+        self._parts = {name: part(self._begin[name], array) for name, array in like.items()}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._parts[name]
+
+    def fill(self, arrays: Mapping[str, Array]) -> None:
+        """Bring all arrays to the device in one asynchronous copy."""
+        host = torch.empty(self._flat.shape, dtype=torch.uint8, pin_memory=self._flat.is_cuda)
+        flat = host.numpy()
+        for name, begin in self._begin.items():
+            data = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
+            flat[begin : begin + len(data)] = data
+        self._flat.copy_(host, non_blocking=True)
 
 
 class Readback:
     """Tensors on their way to the host; `wait` gives them as arrays."""
 
     def __init__(self, *tensors: torch.Tensor) -> None:
-        """Start the copies, in the order of the stream that makes the tensors."""
+        """Start the copies, in the order of the stream that makes the tensors.
+
+        Copies on a CPU too: the next step may write to the same memory.
+        """
         self._event: torch.cuda.Event | None = None
-        self._host = tensors
-        if tensors and tensors[0].is_cuda:
-            self._host = tuple(_pinned_copy(tensor) for tensor in tensors)
+        on_gpu = bool(tensors) and tensors[0].is_cuda
+        self._host = tuple(_pinned_copy(t) if on_gpu else t.clone() for t in tensors)
+        if on_gpu:
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(tensors[0].device))
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fastsi import ops
 from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.requests import PathParams, PathState
 from fastsi.engine.rows import Int, RowTable
+from fastsi.engine.sampler import Drawn
+from fastsi.engine.staging import to_device
 
 ANSWER = "answer"
 """``stop_reason`` of a path that stopped at its answer."""
@@ -28,14 +31,21 @@ class StopFinder:
     """Feeds new tokens to `ops.match_stop`; decodes only the rows that it points at.
 
     The op works on bytes of tokens and may point at a row too much, never too late: what is found
-    is what the tokenizer's own decoding of the whole path shows.
+    is what the tokenizer's own decoding of the whole path shows. It runs where the tokens are, as
+    part of the step that draws them (`match`); where the op has no kernel for that device, on the
+    host once the tokens are there (`find`).
     """
 
-    def __init__(self, detokenizer: Detokenizer, capacity: int) -> None:
-        self._text, self._capacity = detokenizer, capacity
+    def __init__(self, detokenizer: Detokenizer, capacity: int, device: torch.device) -> None:
+        """Set up for ``capacity`` table slots of a model on ``device``."""
+        self._text, self._capacity, self._device = detokenizer, capacity, device
+        tokens = torch.empty(0, dtype=torch.int64, device=device)
+        self.beside_tokens = ops.chosen_backend("match_stop", tokens) != "reference"
+        """Whether `match` does the work, on ``device``."""
         self._classes: dict[TextRules, int] = {}
         self._rules: ops.StopRules | None = None
         self._state: ops.StopState | None = None
+        self._table: ops.TokenBytes | None = None
 
     def begin(self, table: RowTable, params: Iterable[PathParams]) -> None:
         """Prepare a call of the engine whose paths have these settings."""
@@ -44,48 +54,81 @@ class StopFinder:
         self._classes = {kind: number for number, kind in enumerate(kinds)}
         self._rules = self._state = None
         if kinds:
-            self._rules = ops.StopRules.make(kinds)
-            self._state = ops.StopState.make(self._capacity, self._rules.width)
+            device = self._device if self.beside_tokens else torch.device("cpu")
+            rules = ops.StopRules.make(kinds)
+            self._rules = rules.to(device)
+            # One slot more, for rows of padding: it has no rule.
+            self._state = ops.StopState.make(self._capacity + 1, rules.width, device)
+            if self._table is None or self._table.data.device.type != device.type:
+                self._table = self._text.table.to(device)
 
-    def find(self, table: RowTable, slots: Int, tokens: Int) -> dict[int, tuple[str, int]]:
+    def match(self, table: RowTable, drawn: Drawn) -> torch.Tensor | None:
+        """Launch the search in the texts that get a token now, before the step is taken in.
+
+        Texts that ended without the host's knowledge are searched too; a slot's state is set anew
+        for the next path that has it, and launches keep their order.
+
+        Returns:
+            uint8 [W] on the device, 1 where a text may end; None: there is nothing to look for, or
+            `find` has to look.
+        """
+        if self._rules is None or not self.beside_tokens:
+            return None
+        self._start(table)
+        return self._search(drawn.token.clamp(min=0), drawn.slots)
+
+    def find(
+        self,
+        table: RowTable,
+        slots: Int,
+        tokens: Int,
+        hits: npt.NDArray[np.bool_] | None,
+    ) -> dict[int, tuple[str, int]]:
         """Texts that end with the new tokens.
 
         Args:
             table: the slots, before the new tokens are recorded.
             slots: int64 [D], those that drew a token.
             tokens: int64 [D].
+            hits: what `match` found.
 
         Returns:
             By slot the stop string, or `ANSWER`, and where the text then ends, characters.
         """
-        added, table.added = table.added, []
-        if self._rules is None or self._state is None:
+        if self._rules is None:
+            table.added = []
             return {}
-        self._start(self._state, table, added)
+        if hits is None and not self.beside_tokens:
+            self._start(table)
+            hits = self._search(torch.from_numpy(tokens), torch.from_numpy(slots)).numpy()
         ends: dict[int, tuple[str, int]] = {}
-        hits = ops.match_stop(
-            torch.from_numpy(tokens),
-            torch.from_numpy(slots),
-            self._text.table,
-            self._rules,
-            self._state,
-        )
-        for row in np.flatnonzero(hits.numpy()):
+        for row in np.flatnonzero(hits) if hits is not None else ():
             found = self._confirm(table, int(slots[row]), int(tokens[row]))
             if found is not None:
                 ends[int(slots[row])] = found
         return ends
 
-    def _start(self, state: ops.StopState, table: RowTable, added: list[int]) -> None:
-        """Set up slots that were given to a path since the last step."""
+    def _search(self, tokens: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        assert self._rules is not None
+        assert self._state is not None
+        assert self._table is not None
+        return ops.match_stop(tokens, slots, self._table, self._rules, self._state)
+
+    def _start(self, table: RowTable) -> None:
+        """Set up slots that were given to a path since the last time."""
+        added, table.added = table.added, []
         if not added:
             return
+        state = self._state
+        assert state is not None
         paths = [table.paths[slot] for slot in added]
         kinds = [None if path is None else _text_rules(path.params) for path in paths]
         rules = [-1 if kind is None else self._classes.get(kind, -1) for kind in kinds]
-        at = torch.tensor(added)
-        state.rule[at] = torch.tensor(rules, dtype=torch.int32)
-        state.length[at], state.thinking[at] = 0, 0
+        columns = {"at": np.asarray(added), "rule": np.asarray(rules, dtype=np.int32)}
+        sent = to_device(columns, state.rule.device)
+        state.rule[sent["at"]] = sent["rule"]
+        for column in (state.length, state.thinking):
+            column.index_fill_(0, sent["at"], 0)
         for slot, rule, kind in zip(added, rules, kinds, strict=True):
             count = int(table.num_known[slot])
             if count and kind is not None and rule >= 0:  # resumed after a preemption

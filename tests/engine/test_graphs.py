@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastsi.engine import graphs
+from fastsi.engine import frames
 from fastsi.engine.graphs import DecodeGraphs, widths
 from fastsi.types import SamplingParams
 from tests.engine.test_pipeline import PARAMS, PROMPTS, check_pages, engine, results, run
@@ -43,23 +43,23 @@ def test_padded_steps_give_the_same_paths(config: dict[str, Any], pipeline: bool
 def test_frames_are_reused_and_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few frames serve many steps; a step that no longer fits gets a larger one."""
     made: list[Any] = []
-    real = graphs.Frame.__init__
+    real = frames.Frame.__init__
 
-    def counted(self: Any, key: Any, *args: Any) -> None:
+    def counted(self: Any, key: Any, *args: Any, **more: Any) -> None:
         made.append(key)
-        real(self, key, *args)
+        real(self, key, *args, **more)
 
-    monkeypatch.setattr(graphs.Frame, "__init__", counted)
-    monkeypatch.setattr(graphs, "_room", lambda count: count)
-    params = SamplingParams(n=30, max_tokens=40, ignore_eos=True, seed=1)
-    llm = engine(graphs="eager", page_size=2)
+    monkeypatch.setattr(frames.Frame, "__init__", counted)
+    monkeypatch.setattr(frames, "_room", lambda count: count)
+    params = SamplingParams(n=30, max_tokens=60, ignore_eos=True, seed=1)
+    llm = engine(graphs="eager", page_size=1)
     found = results(llm.generate(PROMPTS[:1], params, use_tqdm=False))
     grown = len(made)
     assert grown > len(set(made)), "nothing grew: the test is too easy"
     monkeypatch.undo()
-    monkeypatch.setattr(graphs.Frame, "__init__", counted)
+    monkeypatch.setattr(frames.Frame, "__init__", counted)
     made.clear()
-    llm = engine(graphs="eager", page_size=2)
+    llm = engine(graphs="eager", page_size=1)
     assert results(llm.generate(PROMPTS[:1], params, use_tqdm=False)) == found
     assert len(made) < grown // 2
     assert results(engine(graphs="off").generate(PROMPTS[:1], params, use_tqdm=False)) == found
@@ -70,7 +70,7 @@ def test_a_step_with_too_many_rows_takes_the_other_way(monkeypatch: pytest.Monke
 
     def forward(self: DecodeGraphs, step: Any) -> Any:
         logits = real(self, step)
-        seen.append((len(step.input_ids), logits is not None))
+        seen.append((step.num_rows, logits is not None))
         return logits
 
     monkeypatch.setattr(DecodeGraphs, "forward", forward)
@@ -135,12 +135,20 @@ def test_a_frame_is_recorded_at_its_second_use(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
-    real = DecodeGraphs._record
+    real, run_pass = DecodeGraphs._record, DecodeGraphs._pass
 
     def record(self: DecodeGraphs, frame: Any) -> None:
+        """Recording runs nothing: results are places that replays write to."""
+        places = tuple(part.clone() for part in frame.result)
+        monkeypatch.setattr(DecodeGraphs, "_pass", lambda *_: places)
         real(self, frame)
-        result = frame.result
-        frame.graph.again = lambda: result.copy_(self._pass(frame))
+        monkeypatch.setattr(DecodeGraphs, "_pass", run_pass)
+
+        def again() -> None:
+            for place, part in zip(places, run_pass(self, frame), strict=True):
+                place.copy_(part)
+
+        frame.graph.again = again
 
     monkeypatch.setattr(DecodeGraphs, "_record", record)
     llm = engine(graphs="capture", pipeline=True)

@@ -111,7 +111,7 @@ def test_steps_are_chosen_while_one_is_in_flight(monkeypatch: pytest.MonkeyPatch
         step = real(self)
         kind = "alone" if not flying else "mixed" if step.chunks else "decode"
         seen[kind] += 1
-        assert (step.input_ids < 0).any() == (flying and kind != "alone")
+        assert (step.rows().input_ids < 0).any() == (flying and kind != "alone")
         return step
 
     monkeypatch.setattr(Scheduler, "schedule", schedule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ TextRules = tuple[Sequence[str], bool, bool]
 """Stop strings, stop at a completed answer, leave special tokens out of the text."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class StopRules:
     """What ends a text, by class of rows: stop strings, and whether a completed answer does."""
 
@@ -45,16 +46,18 @@ class StopRules:
             special=torch.tensor([not skip for _, _, skip in classes], dtype=torch.uint8),
         )
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
-        """Bytes of a text that must be remembered; on a GPU the host waits to know it."""
+        """Bytes of a text that must be remembered; found once, since on a GPU the host waits."""
         widest: int = max([WINDOW, *self.string_indptr.diff().tolist()])
         return widest
 
     def to(self, device: torch.device | str) -> StopRules:
         """The same rules on a device."""
         parts = (getattr(self, field.name).to(device) for field in dataclasses.fields(self))
-        return StopRules(*parts)
+        moved = StopRules(*parts)
+        vars(moved)["width"] = self.width
+        return moved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
