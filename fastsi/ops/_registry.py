@@ -159,7 +159,11 @@ def _rows(
     """Rows of the CPU, where ``more`` overrides fields, and of the reference."""
     folder = f"fastsi.ops.{op}"
     int8_cache = op in _WITH_CACHE
-    compiled = {"extension": "_C", "supports": _no_gradient, "int8_cache": int8_cache} | more
+    compiled: dict[str, Any] = {
+        "extension": "_C",
+        "supports": _no_gradient,
+        "int8_cache": int8_cache,
+    } | more
     return (
         Row(
             op=op,
