@@ -244,7 +244,8 @@ def test_a_trained_model_hardly_notices_an_int8_cache(quantization: Any, limit: 
     prompts = [f"Q: {problem.question}\nA:" for problem in problems]
     params = SamplingParams(temperature=0, max_tokens=24)
     answers = [[r.outputs[0].token_ids] for r in full.generate(prompts, params, use_tqdm=False)]
-    small = LLM(full.model, kv_cache_tokens=4096, kv_dtype="int8", quantization=quantization)
+    options: dict[str, Any] = {"kv_dtype": "int8", "quantization": quantization}
+    small = LLM(full.model, tokenizer=full.tokenizer, kv_cache_tokens=4096, **options)
     pairs = zip(full.score(prompts, answers), small.score(prompts, answers), strict=True)
     difference = np.abs(np.concatenate([np.subtract(a[0], b[0]) for a, b in pairs]))
     assert 0 < difference.mean() < limit
