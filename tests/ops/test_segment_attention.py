@@ -372,7 +372,7 @@ def test_bad_arguments_are_refused() -> None:
         (
             (q.float(), k_cache, v_cache),
             {},
-            "torch.float64, must be torch.float32 or torch.bfloat16",
+            "torch.float64, must be torch.float32, torch.bfloat16 or torch.int8",
         ),
         ((q.float(), k_cache.float(), v_cache.bfloat16()), {}, "v_cache: dtype is torch.bfloat16"),
         ((q[:, :3], k_cache, v_cache), {}, "3 heads"),
