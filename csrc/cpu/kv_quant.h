@@ -4,7 +4,7 @@
 // Hadamard rotation spreads them over all dimensions and leaves q . k as it was.
 #pragma once
 
-#include "simd.h"
+#include "int8_rounding.h"
 
 namespace fastsi {
 namespace FASTSI_ISA {
@@ -15,22 +15,6 @@ constexpr float kInt8Levels = 127.0f;
 FASTSI_INLINE std::int64_t rotation_of(std::int64_t dim) {
   const std::int64_t power = dim & -dim;
   return power < 64 ? power : 64;
-}
-
-// Lane i becomes lane (i ^ S) + lane i, or their difference in the upper lane of each pair.
-template <int S>
-FASTSI_INLINE vf butterfly_lanes(vf v) {
-  vi32 other, sign;
-  for (int i = 0; i < kLanes<float>; ++i) {
-    other[i] = i ^ S;
-    sign[i] = i & S ? static_cast<std::int32_t>(0x80000000u) : 0;
-  }
-  vi32 bits;
-  std::memcpy(&bits, &v, sizeof v);
-  bits ^= sign;
-  vf mine;
-  std::memcpy(&mine, &bits, sizeof v);
-  return __builtin_shuffle(v, other) + mine;
 }
 
 // Rotates a head in place: blocks times the Hadamard matrix of their side and 1 / sqrt(side);
@@ -52,9 +36,9 @@ FASTSI_INLINE void rotate_head(float* x, std::int64_t dim) {
     if (side >= W) {
       for (std::int64_t i = 0; i < side; i += W) {
         vf v = load<float>(x + i);
-        if constexpr (W > 8) v = butterfly_lanes<8>(v);
-        if constexpr (W > 4) v = butterfly_lanes<4>(v);
-        store<float>(x + i, butterfly_lanes<1>(butterfly_lanes<2>(v)) * splat<float>(factor));
+        if constexpr (W > 8) v = butterfly<8>(v);
+        if constexpr (W > 4) v = butterfly<4>(v);
+        store<float>(x + i, butterfly<1>(butterfly<2>(v)) * splat<float>(factor));
       }
       continue;
     }
@@ -68,44 +52,6 @@ FASTSI_INLINE void rotate_head(float* x, std::int64_t dim) {
     }
     for (std::int64_t i = 0; i < side; ++i) x[i] *= factor;
   }
-}
-
-// Nearest integers, ties to even, of values of at most 2^22 in magnitude.
-FASTSI_INLINE vi32 to_nearest(vf x) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<vi32>(_mm512_cvtps_epi32(x));
-#elif defined(__AVX2__)
-  return reinterpret_cast<vi32>(_mm256_cvtps_epi32(x));
-#else
-  const vf shifted = x + splat<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  vi32 n;
-  std::memcpy(&n, &shifted, sizeof n);
-  return n - 0x4B400000;
-#endif
-}
-
-// Stores the low bytes of all lanes, or of the first n.
-template <class T>
-FASTSI_INLINE void store_bytes(vi32 n, T* to) {
-  static_assert(sizeof(T) == 1);
-#if defined(__AVX512F__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                   _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(n)));
-#elif defined(__AVX2__)
-  const __m256i wide = reinterpret_cast<__m256i>(n);
-  const __m128i words =
-      _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-  constexpr bool kSigned = T(-1) < T(0);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
-                   kSigned ? _mm_packs_epi16(words, words) : _mm_packus_epi16(words, words));
-#else
-  for (int i = 0; i < kLanes<float>; ++i) to[i] = static_cast<T>(n[i]);
-#endif
-}
-template <class T>
-FASTSI_INLINE void store_bytes(vi32 n, T* to, int count) {
-  if (count == kLanes<float>) return store_bytes(n, to);
-  for (int i = 0; i < count; ++i) to[i] = static_cast<T>(n[i]);
 }
 
 struct Grain {
@@ -149,7 +95,12 @@ FASTSI_INLINE float quantise_head(const float* x, std::int64_t dim, float levels
   for (std::int64_t i = 0; i < dim; i += W) {
     // Without a usable grain the values may be NaN, which have no integer.
     const vf v = grain.inverse > 0 ? load_lanes<float>(x + i, dim - i) * inverse : vf{};
-    store_bytes(to_nearest(v) + offset, to + i, lanes_of<float>(dim - i));
+    const vi32 n = nearest(v) + offset;
+    if (dim - i >= W) {
+      store_narrow(n, to + i);
+    } else {
+      for (std::int64_t j = 0; j < dim - i; ++j) to[i + j] = static_cast<T>(n[j]);
+    }
   }
   return grain.scale;
 }

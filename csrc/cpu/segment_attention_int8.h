@@ -214,7 +214,7 @@ FASTSI_APART float int_weigh(float* score, float base, const float* v_scale, int
   const vf inverse = splat<float>(grain.inverse);
   for (int t = 0; t < n; t += W) {
     const vf v = grain.inverse > 0 ? load<float>(score + t) * inverse : vf{};
-    store_bytes(to_nearest(v), p + t);
+    store_narrow(nearest(v), p + t);
   }
   return sum_of<float>(total);
 }
