@@ -34,6 +34,8 @@ class CompiledLayers:
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._core = _ext.core()
         self._held: list[object] = []
+        self._seen: tuple[Sequence[torch.Tensor] | None, ...] = (None,) * 4
+        self._views: list[list[_C.TensorView]] = []
         self._decoder = self._core.Decoder([self._layer(layer) for layer in layers])
 
     def forward(
@@ -59,15 +61,19 @@ class CompiledLayers:
         self._decoder.forward(
             view(hidden),
             *map(view, tables),
-            [view(cache) for cache in context.k],
-            [view(cache) for cache in context.v],
-            [view(scales) for scales in context.k_scales],
-            [view(scales) for scales in context.v_scales],
+            *self._caches(context),
             view(context.slots),
             plan,
             (normed, qkv, attended, lse, gated),
             torch.get_num_threads(),
         )
+
+    def _caches(self, context: StepContext) -> list[list[_C.TensorView]]:
+        """Views of the caches and their scales, made once for a pool: a step has hundreds."""
+        lists = (context.k, context.v, context.k_scales, context.v_scales)
+        if any(seen is not now for seen, now in zip(self._seen, lists, strict=True)):
+            self._seen, self._views = lists, [[view(cache) for cache in each] for each in lists]
+        return self._views
 
     def _layer(self, layer: Layer) -> _C.DecoderLayer:
         head_norms = None
