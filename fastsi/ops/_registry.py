@@ -148,7 +148,7 @@ def _rows(
 ) -> tuple[Row, ...]:
     """Rows of the CPU, where ``more`` overrides fields, and of the reference."""
     folder = f"fastsi.ops.{op}"
-    compiled = {"extension": "_C", "supports": _no_gradient} | more
+    compiled: dict[str, Any] = {"extension": "_C", "supports": _no_gradient} | more
     return (
         Row(
             op=op,

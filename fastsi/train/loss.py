@@ -93,9 +93,10 @@ def head_of(model: nn.Module) -> Head | None:
 
     Settled by one forward pass over two tokens, at the first call; random states stay as they are.
     """
-    found = getattr(model, "get_output_embeddings", lambda: None)()
-    plain = type(found) is nn.Linear and "forward" not in vars(found)
-    if not plain or found._forward_hooks or found._forward_pre_hooks:
+    found: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    if type(found) is not nn.Linear or "forward" in vars(found):
+        return None
+    if found._forward_hooks or found._forward_pre_hooks:
         return None
     known = _HEADS.get(model)
     if known is None or known.layer is not found:
