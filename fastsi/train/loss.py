@@ -97,6 +97,11 @@ def head_of(model: nn.Module) -> Head | None:
     if not isinstance(found, nn.Linear) or type(found) is not nn.Linear:
         return None
     if "forward" in vars(found) or found._forward_hooks or found._forward_pre_hooks:
+
+    found: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    if type(found) is not nn.Linear or "forward" in vars(found):
+        return None
+    if found._forward_hooks or found._forward_pre_hooks:
         return None
     known = _HEADS.get(model)
     if known is None or known.layer is not found:

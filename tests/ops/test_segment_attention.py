@@ -276,6 +276,21 @@ def test_extreme_scores(runner: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(out.double(), truth, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("scale", [-0.4, 0.0])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_a_scale_that_turns_or_ignores_scores(
+    runner: str, scale: float, softcap: float | None
+) -> None:
+    plan = one_segment(70, 5, 16, 3, causal=True)
+    sizes = {"heads": (4, 2), "head_dim": 16, "page_size": 16, "pages": 5, "seed": 9}
+    tensors = qkv(plan, **sizes, dtype=torch.float32)
+    options = {"scale": scale, "softcap": softcap}
+    expected = segment_attention(*tensors, plan, backend="reference", **options)
+    got = attend(runner, tensors, plan, **options)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # Triton's interpreter
 @pytest.mark.parametrize(("runner", "dtype"), WITH_DTYPES, ids=str)
 def test_nan_stays_in_its_row(runner: str, dtype: torch.dtype) -> None:

@@ -68,6 +68,8 @@ def segment_attention(
         raise ValueError(
             f"plan.page_ids: holds page {work.num_pages - 1}, k_cache has {k_cache.shape[0]}"
         )
+    if scale <= 0:  # the kernels take the largest product for the largest score
+        q, scale = (q * -1.0, -scale) if scale < 0 else (q * 0.0, 1.0)
     q = rows_dense(q)
     rows, q_heads, head_dim = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

@@ -42,16 +42,18 @@ def _pages(page_ids, start, kv_end, page_offset, PAGE: tl.constexpr, BLOCK_N: tl
 
 
 @triton.jit
-def _add_block(
+def _attend(
     queries,
     keys,
     values,
-    page,
-    start,
-    kv_end,
+    pages,
     page_offset,
+    first,
+    last,
+    kv_end,
     low,
     high,
+    open_end,
     largest,
     total,
     acc,
@@ -64,33 +66,49 @@ def _add_block(
     BLOCK_N: tl.constexpr,
     SOFTCAP: tl.constexpr,
     WINDOW: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
-    """One block of tokens [start, start + BLOCK_N) of a span; pairs see tokens [low, high)."""
-    token = start + tl.arange(0, BLOCK_N)
-    inside = token < kv_end
-    slot = page_offset + token
-    place = page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM) + slot % PAGE * HEAD_DIM
-    d = tl.arange(0, BLOCK_D)
-    where = place[:, None] + d[None, :]
-    # Slots past the span may hold anything, NaN included: values there must be read as 0.
-    held = inside[:, None]
-    if HEAD_DIM != BLOCK_D:
-        held = held & (d[None, :] < HEAD_DIM)
-    key = tl.load(keys + where, mask=held, other=0.0).to(queries.dtype)
-    score = tl.dot(queries, tl.trans(key), input_precision="ieee") * scale
-    if SOFTCAP:
-        score = _tanh(score) * softcap
-    seen = token[None, :] < high[:, None]
-    if WINDOW:
-        seen = seen & (token[None, :] >= low[:, None])
-    score = tl.where(seen, score, float("-inf"))
-    above = tl.maximum(largest, tl.max(score, 1))
-    base = tl.where(above == float("-inf"), 0.0, above)
-    weight = tl.exp2(score - base[:, None])
-    shrink = tl.exp2(largest - base)
-    value = tl.load(values + where, mask=held, other=0.0).to(queries.dtype)
-    acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
-    return above, total * shrink + tl.sum(weight, 1), acc
+    """Add tokens [first, last) of a span of kv_end tokens; a pair sees those in [low, high)."""
+    page = _pages(pages, first, kv_end, page_offset, PAGE, BLOCK_N)
+    for start in range(first, last, BLOCK_N):
+        # A block ahead: a page number that is loaded with its keys would hold up their requests.
+        next_page = _pages(pages, start + BLOCK_N, kv_end, page_offset, PAGE, BLOCK_N)
+        token = start + tl.arange(0, BLOCK_N)
+        slot = page_offset + token
+        place = page.to(tl.int64) * (KV_HEADS * PAGE * HEAD_DIM) + slot % PAGE * HEAD_DIM
+        d = tl.arange(0, BLOCK_D)
+        where = place[:, None] + d[None, :]
+        # Slots past the span may hold anything, NaN included: values there must be read as 0.
+        held = (token < kv_end)[:, None]
+        if HEAD_DIM != BLOCK_D:
+            held = held & (d[None, :] < HEAD_DIM)
+        key = tl.load(keys + where, mask=held, other=0.0).to(queries.dtype)
+        score = tl.dot(queries, tl.trans(key), input_precision="ieee")
+        if SOFTCAP:
+            score = _tanh(score * scale) * softcap
+        if WINDOW or ROWS:
+            seen = token[None, :] < high[:, None]
+            if WINDOW:
+                seen = seen & (token[None, :] >= low[:, None])
+            score = tl.where(seen, score, float("-inf"))
+        elif start + BLOCK_N > open_end:  # before that every pair sees every token
+            score = tl.where(token[None, :] < high[:, None], score, float("-inf"))
+        if SOFTCAP:
+            above = tl.maximum(largest, tl.max(score, 1))
+            base = tl.where(above == float("-inf"), 0.0, above)
+            weight = tl.exp2(score - base[:, None])
+        else:
+            # The scale is above 0, so the maximum may come first: one multiply-add per score.
+            above = tl.maximum(largest, tl.max(score, 1) * scale)
+            base = tl.where(above == float("-inf"), 0.0, above)
+            weight = tl.exp2(score * scale - base[:, None])
+        shrink = tl.exp2(largest - base)
+        value = tl.load(values + where, mask=held, other=0.0).to(queries.dtype)
+        acc = tl.dot(weight.to(value.dtype), value, acc * shrink[:, None], input_precision="ieee")
+        total = total * shrink + tl.sum(weight, 1)
+        largest = above
+        page = next_page
+    return largest, total, acc
 
 
 @triton.jit
@@ -162,33 +180,32 @@ def attend_tiles(
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    page = _pages(pages, first, kv_end, page_offset, PAGE, BLOCK_N)
-    for start in range(first, tl.max(high, 0), BLOCK_N):
-        next_page = _pages(pages, start + BLOCK_N, kv_end, page_offset, PAGE, BLOCK_N)
-        largest, total, acc = _add_block(
-            queries,
-            keys,
-            values,
-            page,
-            start,
-            kv_end,
-            page_offset,
-            low,
-            high,
-            largest,
-            total,
-            acc,
-            scale,
-            softcap,
-            KV_HEADS,
-            PAGE,
-            HEAD_DIM,
-            BLOCK_D,
-            BLOCK_N,
-            SOFTCAP,
-            WINDOW,
-        )
-        page = next_page
+    largest, total, acc = _attend(
+        queries,
+        keys,
+        values,
+        pages,
+        page_offset,
+        first,
+        tl.max(high, 0),
+        kv_end,
+        low,
+        high,
+        tl.min(tl.where(valid, high, kv_end), 0),
+        largest,
+        total,
+        acc,
+        scale,
+        softcap,
+        KV_HEADS,
+        PAGE,
+        HEAD_DIM,
+        BLOCK_D,
+        BLOCK_N,
+        SOFTCAP,
+        WINDOW,
+        False,
+    )
     mean, lse2 = _mean(largest, total, acc)
 
     # Read anew, so that no register holds a pair's addresses while the loop runs.
@@ -279,37 +296,33 @@ def finish_rows(
         if WINDOW:
             low = tl.maximum(distance - window + 1, kv_begin)
             first = kv_begin + (low - kv_begin) // BLOCK_N * BLOCK_N
-        lows = low + tl.zeros([BLOCK_M], tl.int32)
-        highs = last + tl.zeros([BLOCK_M], tl.int32)
-        pages = page_ids + tl.load(part)
-        page_offset = tl.load(part + 1)
-        page = _pages(pages, first, kv_end, page_offset, PAGE, BLOCK_N)
-        for start in range(first, last, BLOCK_N):
-            next_page = _pages(pages, start + BLOCK_N, kv_end, page_offset, PAGE, BLOCK_N)
-            largest, total, acc = _add_block(
-                queries,
-                keys,
-                values,
-                page,
-                start,
-                kv_end,
-                page_offset,
-                lows,
-                highs,
-                largest,
-                total,
-                acc,
-                scale,
-                softcap,
-                KV_HEADS,
-                PAGE,
-                HEAD_DIM,
-                BLOCK_D,
-                BLOCK_N,
-                SOFTCAP,
-                WINDOW,
-            )
-            page = next_page
+        none = tl.zeros([BLOCK_M], tl.int32)
+        largest, total, acc = _attend(
+            queries,
+            keys,
+            values,
+            page_ids + tl.load(part),
+            tl.load(part + 1),
+            first,
+            last,
+            kv_end,
+            low + none,
+            last + none,
+            last,
+            largest,
+            total,
+            acc,
+            scale,
+            softcap,
+            KV_HEADS,
+            PAGE,
+            HEAD_DIM,
+            BLOCK_D,
+            BLOCK_N,
+            SOFTCAP,
+            WINDOW,
+            True,
+        )
     mean, lse2 = _mean(largest, total, acc)
     at = row * (KV_HEADS * GROUP) + q_head
     result = mean.to(out.dtype.element_ty)
