@@ -164,8 +164,6 @@ def _rows(
         "supports": _no_gradient,
         "int8_cache": int8_cache,
     } | more
-
-    compiled: dict[str, Any] = {"extension": "_C", "supports": _no_gradient} | more
     return (
         Row(
             op=op,

@@ -93,11 +93,6 @@ def head_of(model: nn.Module) -> Head | None:
 
     Settled by one forward pass over two tokens, at the first call; random states stay as they are.
     """
-    found = getattr(model, "get_output_embeddings", lambda: None)()
-    if not isinstance(found, nn.Linear) or type(found) is not nn.Linear:
-        return None
-    if "forward" in vars(found) or found._forward_hooks or found._forward_pre_hooks:
-
     found: Any = getattr(model, "get_output_embeddings", lambda: None)()
     if type(found) is not nn.Linear or "forward" in vars(found):
         return None
