@@ -141,7 +141,7 @@ def test_sample_in_8_bits(cli: Cli, inputs: dict[str, Path], tmp_path: Path) -> 
     assert len({tuple(values) for values in found.values()}) == 3, "each option changes a little"
     out = tmp_path / "none.parquet"
     refusal = cli(*asked, "--kv-dtype", "int4", "--out", out).refusal()
-    assert refusal.startswith("kv_dtype='int4'")
+    assert refusal.startswith("unknown kv_dtype 'int4'")
     assert "engine field" in cli(*asked, "--set=engine.kv_dtypes=int8", "--out", out).refusal()
     llm = api.load_model("builtin", kv_cache_tokens=1024)
     with pytest.raises(ConfigError, match="the model is loaded already"):
