@@ -104,7 +104,7 @@ void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch
     for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
       const float* panel = task.weights + p * task.panel_stride + begin * kWidth;
       const std::int64_t kept = task.k <= kDepth ? 0 : p - block.panel_first;
-      const float *next = panel + task.panel_stride, *end = next + depth * kWidth;
+      const float* next = panel + task.panel_stride;
       int count = 0;
       for (std::int64_t r = 0; r < rows; r += count, next += share) {
         count = rows_together(rows - r);
@@ -114,7 +114,7 @@ void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch
           if (depth == left) fetch_outputs(task, block.row_first + r + i, p * kWidth, kWidth);
         }
         float* sums = static_cast<float*>(scratch) + (kept * rows + r) * kWidth;
-        kMultiply[count](x, panel, depth, begin == 0, next, next < end ? lines : 0, sums);
+        kMultiply[count](x, panel, depth, begin == 0, next, lines, sums);
         if (depth < left) continue;
         for (int i = 0; i < count; ++i)
           finish_row(task, sums + i * kWidth, block.row_first + r + i, p * kWidth, kWidth);
