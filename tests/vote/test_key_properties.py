@@ -95,8 +95,9 @@ def spellings(draw: st.DrawFn, value: Fraction) -> str:
         forms += [written + zeros] * 3
         forms += [f"{scaled}e-{decimals}", f"{scaled} \\times 10^{{-{decimals}}}"]
     text = sign + draw(st.sampled_from(forms))
-    # In round brackets a comma separates members: "(1,000)" is the pair of 1 and 0.
-    dressings = [dressing for dressing in DRESSINGS if dressing != "({})" or "," not in text]
+    # There a comma separates: "(1,000)" is the pair of 1 and 0, "x = 1,000" the set of them.
+    separating = ("({})", "x = {}") if "," in text else ()
+    dressings = [dressing for dressing in DRESSINGS if dressing not in separating]
     return draw(st.sampled_from(dressings)).format(text)
 
 
