@@ -271,6 +271,13 @@ Key read_list(Reading& reading, std::string_view text, const Part& part) {
     values.push_back(member.substr(assignment_end(member, &name)));
     names.push_back(name);
   }
+  const auto empty = [](std::string_view name) { return name.empty(); };
+  std::string_view only;
+  const std::size_t named = assignment_end(text, &only);
+  if (named > 0 && std::all_of(names.begin() + 1, names.end(), empty)) {
+    const Key whole = part(text.substr(named));
+    if (whole && starts_with(*whole, "num:")) return whole;  // "x=12,345", as "12,345" is
+  }
   std::vector<std::string> bodies;
   for (const std::string_view value : values) {
     const Key key = part(value);
@@ -282,8 +289,7 @@ Key read_list(Reading& reading, std::string_view text, const Part& part) {
     const std::string_view tail = tail_of(reading, value);
     if (!tail.empty() && tail != last) return {};  // "2 hours and 30 minutes" is one quantity
   }
-  const auto first =
-      std::find_if(names.begin(), names.end(), [](auto name) { return !name.empty(); });
+  const auto first = std::find_if_not(names.begin(), names.end(), empty);
   if (std::any_of(first, names.end(), [&](auto name) { return !name.empty() && name != *first; })) {
     return named_key(names, bodies);
   }

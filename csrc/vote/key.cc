@@ -71,6 +71,11 @@ Key long_integer(std::string_view text) {
 std::string render(std::string_view key) {
   const std::size_t colon = key.find(':');
   std::string body(key.substr(colon == kNone ? key.size() : colon + 1));
+  if (key.substr(0, colon) == "ratio") {
+    std::string spaced;  // 1:10 is a time
+    for (const char c : body) c == ':' ? spaced.append(" : ") : spaced.append(1, c);
+    return spaced;
+  }
   if (key.substr(0, colon) != "choice") return body;
   for (char& c : body) c = is_alpha(c) ? static_cast<char>(c & ~0x20) : c;
   return "(" + body + ")";

@@ -115,7 +115,8 @@ _ASSIGN = re.compile(r"([A-Za-z](?:_[A-Za-z0-9])?) ?= ?(?=\S)")
 def read_list(text: str, part: Part) -> str | None:
     """``1, 2 and 3`` is the set of its members; so are numbers, choices and brackets, not words.
 
-    ``x=1, y=2`` keeps the names, sorted; ``x=1 or x=2`` is the set of the values.
+    ``x=1, y=2`` keeps the names, sorted; ``x=1 or x=2`` is the set of the values. ``x=12,345`` is
+    the number, as ``12,345`` is.
     """
     before = _BEFORE_LIST.match(text)
     members = split_top(text[before.end() :] if before else text, _LIST)
@@ -126,6 +127,11 @@ def read_list(text: str, part: Part) -> str | None:
         match = _ASSIGN.match(member)
         names.append(match[1] if match else "")
         values.append(member[match.end() :] if match else member)
+    named = _ASSIGN.match(text)
+    if named and not any(names[1:]):
+        whole = part(text[named.end() :])
+        if whole is not None and whole.startswith("num:"):
+            return whole
     keys = [part(value) for value in values]
     if any(key is None or key.startswith(("text:", "bool:")) for key in keys):
         return None

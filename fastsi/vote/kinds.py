@@ -11,4 +11,6 @@ def kind_of(key: str) -> str:
 def render(key: str) -> str:
     """An answer text whose key is ``key``."""
     kind, _, body = key.partition(":")
+    if kind == "ratio":
+        return body.replace(":", " : ")  # 1:10 is a time
     return f"({body.upper()})" if kind == "choice" else body

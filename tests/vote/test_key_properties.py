@@ -42,6 +42,7 @@ def check_key(key: str | None) -> None:
 @example("\u0130")  # lower case of one character is two
 @example("{{18}}")
 @example("((((((((5))))))))")
+@example("20:200")  # 1:10 would be a time
 @example(". . . 5 . . .")
 @example("`**`5`**`")
 @example("the the the 5")
@@ -95,9 +96,8 @@ def spellings(draw: st.DrawFn, value: Fraction) -> str:
         forms += [written + zeros] * 3
         forms += [f"{scaled}e-{decimals}", f"{scaled} \\times 10^{{-{decimals}}}"]
     text = sign + draw(st.sampled_from(forms))
-    # There a comma separates: "(1,000)" is the pair of 1 and 0, "x = 1,000" the set of them.
-    separating = ("({})", "x = {}") if "," in text else ()
-    dressings = [dressing for dressing in DRESSINGS if dressing not in separating]
+    # In round brackets a comma separates: "(1,234)" is the pair (1, 234), see test_key.py.
+    dressings = [dressing for dressing in DRESSINGS if dressing != "({})" or "," not in text]
     return draw(st.sampled_from(dressings)).format(text)
 
 
