@@ -1,4 +1,5 @@
-// Steps of a Hadamard rotation within a vector, and rounding to integers of a byte or two.
+// Steps of a Hadamard rotation within a vector, and rounding to integers of a byte or two with a
+// scale.
 #pragma once
 
 #include "simd.h"
@@ -76,6 +77,37 @@ FASTSI_INLINE void store_narrow(vi32 n, T* to) {
 #else
   for (int i = 0; i < kLanes<float>; ++i) to[i] = static_cast<T>(n[i]);
 #endif
+}
+
+struct Grain {
+  float inverse, scale;  // integer = value * inverse; value = integer * scale
+};
+
+// Of values whose largest magnitude is `top`, for `levels` integers on either side of 0. Below
+// 2^-120 all are 0; if one is not finite, the scale is NaN. `divisor` takes the factor of a
+// rotation.
+FASTSI_INLINE Grain grain_of(float top, float levels, float divisor) {
+  if (!(top < INFINITY)) return {0.0f, NAN};
+  if (top < 0x1p-120f) return {0.0f, 0.0f};
+  return {levels / top, top / (levels * divisor)};
+}
+
+// Magnitudes as bits, which are in the floats' order; a NaN is the largest.
+FASTSI_INLINE float largest_magnitude(const float* x, std::int64_t count) {
+  constexpr int W = kLanes<float>;
+  vi32 top{};
+  for (std::int64_t i = 0; i < count; i += W) {
+    const vf v = load_lanes<float>(x + i, count - i);
+    vi32 bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    bits &= 0x7FFFFFFF;
+    top = bits > top ? bits : top;
+  }
+  std::int32_t best = 0;
+  for (int i = 0; i < W; ++i) best = top[i] > best ? top[i] : best;
+  float largest;
+  std::memcpy(&largest, &best, sizeof largest);
+  return largest;
 }
 
 }  // namespace FASTSI_ISA

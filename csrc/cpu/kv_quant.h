@@ -54,43 +54,13 @@ FASTSI_INLINE void rotate_head(float* x, std::int64_t dim) {
   }
 }
 
-struct Grain {
-  float inverse, scale;  // integer = value * inverse; value = integer * scale
-};
-
-// Of values whose largest magnitude is `top`, for `levels` integers on either side of 0. Below
-// 2^-120 all are 0; if one is not finite, the scale is NaN.
-FASTSI_INLINE Grain grain_of(float top, float levels) {
-  if (!(top < INFINITY)) return {0.0f, NAN};
-  if (top < 0x1p-120f) return {0.0f, 0.0f};
-  return {levels / top, top / levels};
-}
-
-// Magnitudes as bits, which are in the floats' order; a NaN is the largest.
-FASTSI_INLINE float largest_magnitude(const float* x, std::int64_t count) {
-  constexpr int W = kLanes<float>;
-  vi32 top{};
-  for (std::int64_t i = 0; i < count; i += W) {
-    const vf v = load_lanes<float>(x + i, count - i);
-    vi32 bits;
-    std::memcpy(&bits, &v, sizeof bits);
-    bits &= 0x7FFFFFFF;
-    top = bits > top ? bits : top;
-  }
-  std::int32_t best = 0;
-  for (int i = 0; i < W; ++i) best = top[i] > best ? top[i] : best;
-  float largest;
-  std::memcpy(&largest, &best, sizeof largest);
-  return largest;
-}
-
 // A head as integers of at most `levels`, plus an offset; returns what they are to be multiplied
 // with.
 template <class T>
 FASTSI_INLINE float quantise_head(const float* x, std::int64_t dim, float levels, int offset,
                                   T* to) {
   constexpr int W = kLanes<float>;
-  const Grain grain = grain_of(largest_magnitude(x, dim), levels);
+  const Grain grain = grain_of(largest_magnitude(x, dim), levels, 1.0f);
   const vf inverse = splat<float>(grain.inverse);
   for (std::int64_t i = 0; i < dim; i += W) {
     // Without a usable grain the values may be NaN, which have no integer.

@@ -46,44 +46,13 @@ FASTSI_INLINE void rotate(const float* from, std::int64_t left, float* to) {
   }
 }
 
-// Magnitudes as the bits of floats, which are in the same order; a NaN is the largest.
-FASTSI_INLINE vi32 magnitude_bits(const float* x) {
-  vi32 bits;
-  std::memcpy(&bits, x, sizeof bits);
-  return bits & 0x7FFFFFFF;
-}
-
-struct Grain {
-  float inverse, scale;  // quantised = rotated * inverse; value = quantised * scale
-};
-
-// The grain for values of which the largest is given, and of which at most `levels` integers are to
-// be made. Below 2^-120 they count as zeros; if it is not finite, the scale is NaN. `divisor` takes
-// the factor of the rotation.
-FASTSI_INLINE Grain grain_of(float largest, float levels, float divisor) {
-  if (!(largest < INFINITY)) return {0.0f, NAN};
-  if (largest < 0x1p-120f) return {0.0f, 0.0f};
-  return {levels / largest, largest / (levels * divisor)};
-}
-
 // Rotates `depth` values to rotated[steps * 64] and returns the largest magnitude.
 FASTSI_INLINE float rotate_all(const float* x, std::int64_t depth, std::int64_t steps,
                                float* rotated) {
-  vi32 top{};
   for (std::int64_t s = 0; s < steps; ++s) {
-    float* to = rotated + s * kStep;
-    rotate(x + s * kStep, depth - s * kStep, to);
-    for (int i = 0; i < kStep; i += W) {
-      const vi32 bits = magnitude_bits(to + i);
-      top = bits > top ? bits : top;
-    }
+    rotate(x + s * kStep, depth - s * kStep, rotated + s * kStep);
   }
-  std::int32_t lane[W], best = 0;
-  std::memcpy(lane, &top, sizeof top);
-  for (int i = 0; i < W; ++i) best = lane[i] > best ? lane[i] : best;
-  float largest;
-  std::memcpy(&largest, &best, sizeof largest);
-  return largest;
+  return largest_magnitude(rotated, steps * kStep);
 }
 
 // The largest sum of the positive or the negative ones of four weights of a step that are added in

@@ -209,7 +209,7 @@ FASTSI_APART float int_weigh(float* score, float base, const float* v_scale, int
     top = max(scaled, top);
   }
   const float sum = sum_of<float>(all);  // NaN if any is, which a maximum may hide
-  const Grain grain = grain_of(sum < INFINITY ? max_of<float>(top) : sum, kWeightLevels);
+  const Grain grain = grain_of(sum < INFINITY ? max_of<float>(top) : sum, kWeightLevels, 1.0f);
   *p_scale = grain.scale;
   const vf inverse = splat<float>(grain.inverse);
   for (int t = 0; t < n; t += W) {

@@ -96,12 +96,18 @@ def kept_tokens(z: list[float], t: float, top_k: int, top_p: float, min_p: float
     return set(kept)
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+# 64 and 65 are the edge of the C++ blocks; no block of the Triton kernels ends there.
+RUNNERS_AND_VOCABS = [
+    (runner, vocab)
+    for runner in RUNNERS
+    for vocab in (1, 64, 65, 300)
+    if runner != "triton" or vocab not in (64, 65)
+]
+
+
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
-@pytest.mark.parametrize("vocab", [1, 64, 65, 300])
+@pytest.mark.parametrize(("runner", "vocab"), RUNNERS_AND_VOCABS)
 def test_against_plain_python(runner: str, options: dict[str, Any], vocab: int) -> None:
-    if runner == "triton" and vocab in (64, 65):
-        pytest.skip("no block of it ends there")
     rows = 3 if runner == "triton" else 6  # the interpreter is slow
     z = random_logits(rows, vocab, seed=vocab)
     z[:, ::3] = z[:, ::3].round()  # ties

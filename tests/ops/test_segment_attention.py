@@ -200,9 +200,10 @@ def test_random_trees(runner: str, data: st.DataObject) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
-def test_rows_that_see_nothing(runner: str) -> None:
-    plan = SegmentPlan.from_lists(
+def nearly_hidden_plan() -> SegmentPlan:
+    """Four rows, of which only the third sees a token through a window of 50: one belongs to no
+    span with tokens, one stands before its span, one is past it."""
+    return SegmentPlan.from_lists(
         pages=[[0], [1]],
         page_offset=[0, 0],
         kv_len=[4, 0],
@@ -211,6 +212,11 @@ def test_rows_that_see_nothing(runner: str) -> None:
         causal=[True, False],
         row_pos=[20, 9, 10, 99],
     )
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_rows_that_see_nothing(runner: str) -> None:
+    plan = nearly_hidden_plan()
     tensors = qkv(plan, heads=(2, 1), head_dim=8, page_size=4, pages=2, seed=0, dtype=torch.float32)
     out, lse = attend(runner, tensors, plan, window=50)
     blind = [0, 1, 3]  # in no segment with tokens; before the span; past the window

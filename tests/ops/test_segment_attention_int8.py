@@ -25,7 +25,7 @@ from tests.ops.support import (
     running,
     torch_threads,
 )
-from tests.ops.test_segment_attention import SHAPES, one_segment
+from tests.ops.test_segment_attention import SHAPES, nearly_hidden_plan, one_segment
 
 RUNNERS = [name for name in runners("segment_attention") if name != "triton"]
 CPU = [name for name in RUNNERS if name.startswith("cpu")]
@@ -310,15 +310,7 @@ def test_a_token_that_is_not_finite_spoils_the_rows_that_see_it(
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_rows_that_see_nothing(runner: str) -> None:
-    plan = SegmentPlan.from_lists(
-        pages=[[0], [1]],
-        page_offset=[0, 0],
-        kv_len=[4, 0],
-        kv_start=[10, 14],
-        rows=[(1, 4), (0, 4)],
-        causal=[True, False],
-        row_pos=[20, 9, 10, 99],
-    )
+    plan = nearly_hidden_plan()
     case = make_case(plan, heads=(2, 1), head_dim=32, page_size=4, pages=2, seed=0)
     with running(runner) as backend:
         out, lse = case.attend(plan, window=50, backend=backend)
