@@ -125,10 +125,14 @@ struct ActTask {
   Activation activation;
 };
 
+#define FASTSI_DECLARE_ATTENTION(isa)                                                    \
+  namespace isa {                                                                        \
+  std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows);           \
+  void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch); \
+  }
 #define FASTSI_DECLARE_KERNELS(isa)                                                                \
+  FASTSI_DECLARE_ATTENTION(isa)                                                                    \
   namespace isa {                                                                                  \
-  std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows);                     \
-  void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch);           \
   LinearLayout linear_fp32_layout();                                                               \
   std::size_t linear_fp32_scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels); \
   void linear_fp32_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,            \
@@ -145,7 +149,10 @@ FASTSI_DECLARE_KERNELS(portable)
 FASTSI_DECLARE_KERNELS(avx2)
 FASTSI_DECLARE_KERNELS(avx512)
 FASTSI_DECLARE_KERNELS(amx)
+FASTSI_DECLARE_ATTENTION(avx2_vnni)
+FASTSI_DECLARE_ATTENTION(avx512_vnni)
 #undef FASTSI_DECLARE_KERNELS
+#undef FASTSI_DECLARE_ATTENTION
 
 struct Kernels {
   decltype(&portable::attention_scratch) attention_scratch;

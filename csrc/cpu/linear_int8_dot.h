@@ -6,10 +6,6 @@
 #include "linear_int8.h"
 #include "simd.h"
 
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-#define FASTSI_VNNI 1
-#endif
-
 namespace fastsi {
 namespace FASTSI_ISA {
 

@@ -1,8 +1,9 @@
-// Products of a tile in integers, for int8 caches: queries and weights become 7-bit integers, the
-// cache's own integers are the other side.
+// Products of a tile in integers, for int8 caches: queries and weights become unsigned bytes, the
+// cache's own integers are the other side. Queries carry an offset for that, which sums of the keys
+// take off again; weights need none.
 //
-// vpmaddubsw multiplies unsigned with signed bytes and adds pairs, at most 2 * 127 * 127 < 2^15: so
-// queries carry an offset of 64, which sums of the keys take off again, and weights need none.
+// vpdpbusd adds four products to 32 bits, so all eight bits are used. vpmaddubsw adds pairs in 16
+// bits, at most 2 * 127 * 127 < 2^15, so seven are.
 #pragma once
 
 #include "kv_quant.h"
@@ -18,8 +19,13 @@ namespace FASTSI_ISA {
 
 constexpr int kIntQueries = FASTSI_VECTOR_BYTES == 64 ? 6 : 4;
 constexpr int kIntVectors = FASTSI_VECTOR_BYTES == 64 ? 4 : 2;
+#if defined(FASTSI_VNNI)
+constexpr float kQueryLevels = 127.0f, kWeightLevels = 255.0f;
+constexpr int kQueryOffset = 128;
+#else
 constexpr float kQueryLevels = 63.0f, kWeightLevels = 127.0f;
 constexpr int kQueryOffset = 64;
+#endif
 
 #if defined(__AVX512F__)
 using Ints = __m512i;
@@ -28,7 +34,7 @@ FASTSI_INLINE void store_ints(void* p, Ints v) { _mm512_storeu_si512(p, v); }
 FASTSI_INLINE Ints four_bytes_of(std::int32_t x) { return _mm512_set1_epi32(x); }
 FASTSI_INLINE vf float_of(Ints v) { return _mm512_cvtepi32_ps(v); }
 FASTSI_INLINE Ints add_four_products(Ints sum, Ints x, Ints w) {
-#if defined(__AVX512VNNI__)
+#if defined(FASTSI_VNNI)
   return _mm512_dpbusd_epi32(sum, x, w);
 #else
   const Ints pairs = _mm512_maddubs_epi16(x, w);
@@ -44,8 +50,12 @@ FASTSI_INLINE void store_ints(void* p, Ints v) { _mm256_storeu_si256(static_cast
 FASTSI_INLINE Ints four_bytes_of(std::int32_t x) { return _mm256_set1_epi32(x); }
 FASTSI_INLINE vf float_of(Ints v) { return _mm256_cvtepi32_ps(v); }
 FASTSI_INLINE Ints add_four_products(Ints sum, Ints x, Ints w) {
+#if defined(FASTSI_VNNI)
+  return _mm256_dpbusd_avx_epi32(sum, x, w);
+#else
   const Ints pairs = _mm256_maddubs_epi16(x, w);
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#endif
 }
 #endif
 
@@ -53,7 +63,7 @@ struct IntScratch {
   std::int64_t depth, wide;  // head_dim filled up to whole steps of four and to whole vectors
   std::uint8_t *q, *p;       // [queries][depth], [queries][kTile]
   std::int8_t *k, *v;        // [depth / 4][kTile][4], [kTile / 4][wide][4]
-  std::int32_t* offset;      // [kTile]: what the queries' offset adds to a score
+  std::int32_t* start;       // [kTile]: a score begins without what the queries' offset adds
   float *q_scale, *p_scale;  // [queries]
 
   static std::int64_t depth_of(std::int64_t dim) { return (dim + 3) / 4 * 4; }
@@ -73,7 +83,7 @@ struct IntScratch {
     };
     k = reinterpret_cast<std::int8_t*>(take(kTile * depth));
     v = reinterpret_cast<std::int8_t*>(take(kTile * wide));
-    offset = reinterpret_cast<std::int32_t*>(take(kTile * 4));
+    start = reinterpret_cast<std::int32_t*>(take(kTile * 4));
     q_scale = reinterpret_cast<float*>(take(queries * 4));
     p_scale = reinterpret_cast<float*>(take(queries * 4));
     q = take(queries * depth);
@@ -124,10 +134,11 @@ FASTSI_APART void int_pack_keys(const std::int8_t* const* key, int n, std::int64
     }
     Ints sum{};
     for (std::int64_t d = 0; d < to.depth; d += 4) {
-      sum = add_four_products(sum, four_bytes_of(kQueryOffset * 0x01010101),
+      sum = add_four_products(sum,
+                              four_bytes_of(static_cast<std::int32_t>(kQueryOffset * 0x01010101u)),
                               load_ints(to.k + (d * kTile + t * 4)));
     }
-    store_ints(to.offset + t, sum);
+    store_ints(to.start + t, reinterpret_cast<Ints>(-reinterpret_cast<vi32>(sum)));
   }
 }
 
@@ -179,8 +190,7 @@ FASTSI_APART void int_scores(const IntScratch& s, std::int64_t m, int n, const f
   for (int t = 0; t < n; t += NV * W) {
     Ints sum[M][NV];
     for (int j = 0; j < NV; ++j) {
-      const Ints start =
-          reinterpret_cast<Ints>(-reinterpret_cast<vi32>(load_ints(s.offset + t + j * W)));
+      const Ints start = load_ints(s.start + t + j * W);
       for (int i = 0; i < M; ++i) sum[i][j] = start;
     }
     int_dot<M, NV>(s.q + m * s.depth, s.depth, s.k + t * 4, kTile * 4, s.depth / 4, sum);

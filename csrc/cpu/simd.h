@@ -1,5 +1,4 @@
-// Vectors of the instruction set this file is compiled for (FASTSI_ISA: portable, avx2, avx512 or
-// amx).
+// Vectors of the instruction set this file is compiled for (FASTSI_ISA: one of Isa, isa.h).
 //
 // Kernels include this header alone and use no other inline library code: a shared inline function
 // compiled here with wide instructions could be the copy the linker keeps for everybody.
@@ -23,6 +22,9 @@ namespace FASTSI_ISA {
 #define FASTSI_VECTOR_BYTES 32
 #else
 #define FASTSI_VECTOR_BYTES 16
+#endif
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define FASTSI_VNNI 1
 #endif
 #define FASTSI_INLINE static inline __attribute__((always_inline))
 
