@@ -35,7 +35,9 @@ FASTSI_INLINE Ints four_bytes_of(std::int32_t x) { return _mm512_set1_epi32(x); 
 FASTSI_INLINE vf float_of(Ints v) { return _mm512_cvtepi32_ps(v); }
 FASTSI_INLINE Ints add_four_products(Ints sum, Ints x, Ints w) {
 #if defined(FASTSI_VNNI)
-  return _mm512_dpbusd_epi32(sum, x, w);
+  // GCC 12 copies the intrinsic's sum, and for want of registers keeps sums on the stack.
+  __asm__("vpdpbusd %[w], %[x], %[sum]" : [sum] "+v"(sum) : [x] "v"(x), [w] "v"(w));
+  return sum;
 #else
   const Ints pairs = _mm512_maddubs_epi16(x, w);
   return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
@@ -51,7 +53,8 @@ FASTSI_INLINE Ints four_bytes_of(std::int32_t x) { return _mm256_set1_epi32(x); 
 FASTSI_INLINE vf float_of(Ints v) { return _mm256_cvtepi32_ps(v); }
 FASTSI_INLINE Ints add_four_products(Ints sum, Ints x, Ints w) {
 #if defined(FASTSI_VNNI)
-  return _mm256_dpbusd_avx_epi32(sum, x, w);
+  __asm__("%{vex%} vpdpbusd %[w], %[x], %[sum]" : [sum] "+x"(sum) : [x] "x"(x), [w] "x"(w));
+  return sum;
 #else
   const Ints pairs = _mm256_maddubs_epi16(x, w);
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -64,12 +67,13 @@ struct IntScratch {
   std::uint8_t *q, *p;       // [queries][depth], [queries][kTile]
   std::int8_t *k, *v;        // [depth / 4][kTile][4], [kTile / 4][wide][4]
   std::int32_t* start;       // [kTile]: a score begins without what the queries' offset adds
-  float *q_scale, *p_scale;  // [queries]
+  float *q_scale, *p_scale;  // [queries]; the weights' of a tile
+  float *top, *inverse;      // [queries]: a tile's largest score; 1 / p_scale
 
   static std::int64_t depth_of(std::int64_t dim) { return (dim + 3) / 4 * 4; }
   static std::int64_t wide_of(std::int64_t dim) { return (dim + 15) / 16 * 16; }
   static std::int64_t bytes(std::int64_t queries, std::int64_t dim) {
-    const std::int64_t each = depth_of(dim) + kTile + 2 * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t each = depth_of(dim) + kTile + 4 * static_cast<std::int64_t>(sizeof(float));
     const std::int64_t tile = depth_of(dim) + wide_of(dim) + 4;
     return (queries * each + kTile * tile + 63) / 64 * 64;
   }
@@ -86,6 +90,8 @@ struct IntScratch {
     start = reinterpret_cast<std::int32_t*>(take(kTile * 4));
     q_scale = reinterpret_cast<float*>(take(queries * 4));
     p_scale = reinterpret_cast<float*>(take(queries * 4));
+    top = reinterpret_cast<float*>(take(queries * 4));
+    inverse = reinterpret_cast<float*>(take(queries * 4));
     q = take(queries * depth);
     p = take(queries * kTile);
   }
@@ -204,27 +210,43 @@ FASTSI_APART void int_scores(const IntScratch& s, std::int64_t m, int n, const f
   }
 }
 
+// Raises the maxima of `queries` queries by those of a tile, and finds how its weights become
+// integers. No weight times its value's scale is above exp(tile - maximum) * largest[i], where
+// largest[i] is the largest scale of a value up to the last one that query i sees: a bound that
+// other queries do not change. NaN where a score or a scale is.
+FASTSI_APART void int_raise_maxima(std::int64_t queries, std::int64_t m, const IntScratch& s,
+                                   const float* largest, float* top, float* rescale) {
+  const float* tile = s.top + m;
+  for (std::int64_t i = 0; i < queries; i += kLanes<float>) {
+    const std::int64_t left = queries - i;
+    const int lanes = lanes_of<float>(left);
+    const vf now = load_lanes<float>(tile + i, left), before = load_lanes<float>(top + i, left);
+    const vf after = max(now, before);
+    // A query that has seen nothing yet: a finite base makes every weight exp(-inf) = 0, not NaN.
+    const vf base = after == splat<float>(-INFINITY) ? vf{} : after;
+    const vf bound = exp_neg(now - base) * load_lanes<float>(largest + i, left);
+    const vf none{}, least = splat<float>(0x1p-120f);
+    const vf inverse = bound < least ? none : splat<float>(kWeightLevels) / bound;
+    const vf scale = bound < least ? none : bound * splat<float>(1.0f / kWeightLevels);
+    store_as<float>(top + i, after, lanes);
+    store_as<float>(rescale + i, exp_neg(before - base), lanes);
+    store_as<float>(s.inverse + m + i, bound < splat<float>(INFINITY) ? inverse : none, lanes);
+    store_as<float>(s.p_scale + m + i, scale, lanes);
+  }
+}
+
 // Turns n scores of a query into integer weights of the values, scales of the values included;
 // returns the sum of the weights without these.
-FASTSI_APART float int_weigh(float* score, float base, const float* v_scale, int n, std::uint8_t* p,
-                             float* p_scale) {
+FASTSI_INLINE float int_weigh(const float* score, float base, float inverse, const float* v_scale,
+                              int n, std::uint8_t* p) {
   constexpr int W = kLanes<float>;
-  vf total{}, all{}, top{};
+  vf total{};
   for (int t = 0; t < n; t += W) {
     const vf weight = exp_neg(load<float>(score + t) - splat<float>(base));
-    const vf scaled = weight * load<float>(v_scale + t);
-    store<float>(score + t, scaled);
     total += weight;
-    all += scaled;
-    top = max(scaled, top);
-  }
-  const float sum = sum_of<float>(all);  // NaN if any is, which a maximum may hide
-  const Grain grain = grain_of(sum < INFINITY ? max_of<float>(top) : sum, kWeightLevels, 1.0f);
-  *p_scale = grain.scale;
-  const vf inverse = splat<float>(grain.inverse);
-  for (int t = 0; t < n; t += W) {
-    const vf v = grain.inverse > 0 ? load<float>(score + t) * inverse : vf{};
-    store_narrow(nearest(v), p + t);
+    // A grain of 0 is that of scales that may be NaN, which have no integer.
+    const vf scaled = weight * (load<float>(v_scale + t) * splat<float>(inverse));
+    store_narrow(nearest(inverse > 0 ? scaled : vf{}), p + t);
   }
   return sum_of<float>(total);
 }
@@ -238,6 +260,7 @@ FASTSI_APART void int_values(const IntScratch& s, std::int64_t m, int n, std::in
     constexpr int NV = decltype(vectors)::value;
     Ints sum[M][NV] = {};
     int_dot<M, NV>(s.p + m * kTile, kTile, s.v + d * 4, s.wide * 4, (n + 3) / 4, sum);
+#pragma GCC unroll 8  // as a loop it would take the sums from memory
     for (int i = 0; i < M; ++i) {
       const vf scale = splat<float>(s.p_scale[m + i]), keep = splat<float>(rescale[i]);
       for (int j = 0; j < NV; ++j) {

@@ -171,12 +171,18 @@ class BlockAttention {
   void find_maxima(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
                    std::int64_t count, bool masked) {
     T* score = scratch_.score + m0 * kTile;
-    if (task_.options.softcap > 0) cap(score, count, n);
-    if (masked) mask(s, token, n, m0, count, score);
+    hide_scores(s, token, n, m0, count, masked);
     for (std::int64_t m = 0; m < count; ++m) {
       scratch_.rescale[m0 + m] = max_with<T>(score + m * kTile, n, W, scratch_.top[m0 + m]);
     }
     raise_maxima<T>(count, scratch_.top + m0, scratch_.rescale + m0);
+  }
+
+  void hide_scores(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
+                   std::int64_t count, bool masked) {
+    T* score = scratch_.score + m0 * kTile;
+    if (task_.options.softcap > 0) cap(score, count, n);
+    if (masked) mask(s, token, n, m0, count, score);
   }
 
   // Scales of the n keys and values from a token of a segment on; 0 up to whole vectors.
@@ -199,6 +205,23 @@ class BlockAttention {
   }
 
 #if defined(FASTSI_ATTENTION_INT8)
+  // The largest scale of the tile's values up to the last that a query sees, to its rescale. A
+  // scale that is NaN is the largest.
+  void largest_scales(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
+                      std::int64_t count, bool masked) {
+    float up_to[kTile], largest = 0;
+    for (int t = 0; t < n; ++t) {
+      const float scale = v_scale_[t];
+      up_to[t] = largest = scale > largest || scale != scale ? scale : largest;
+    }
+    for (std::int64_t m = m0; m < m0 + count; ++m) {
+      const std::int64_t row = block_.row_first + m / group_;
+      const std::int64_t seen =
+          masked ? visible(s, task_.row_pos[row], task_.options.window).last - token : n;
+      scratch_.rescale[m] = seen > 0 ? up_to[(seen < n ? seen : n) - 1] : 0.0f;
+    }
+  }
+
   // The same in integers, for a span of an int8 cache that many rows may share.
   template <class Fetch>
   void multiply_ints(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
@@ -213,11 +236,18 @@ class BlockAttention {
       int_scores<decltype(group)::value>(ints_, m0 + m, n, k_scale_,
                                          scratch_.score + (m0 + m) * kTile);
     });
-    find_maxima(s, token, n, m0, count, masked);
+    hide_scores(s, token, n, m0, count, masked);
+    for (std::int64_t m = m0; m < m0 + count; ++m) {
+      ints_.top[m] = max_with<float>(scratch_.score + m * kTile, n, W, -INFINITY);
+    }
+    largest_scales(s, token, n, m0, count, masked);
+    // Their bounds are read before their factors take their place.
+    float* rescale = scratch_.rescale + m0;
+    int_raise_maxima(count, m0, ints_, rescale, scratch_.top + m0, rescale);
     for (std::int64_t m = m0; m < m0 + count; ++m) {
       scratch_.sum[m] = scratch_.sum[m] * scratch_.rescale[m] +
-                        int_weigh(scratch_.score + m * kTile, base_of(scratch_.top[m]), v_scale_, n,
-                                  ints_.p + m * kTile, ints_.p_scale + m);
+                        int_weigh(scratch_.score + m * kTile, base_of(scratch_.top[m]),
+                                  ints_.inverse[m], v_scale_, n, ints_.p + m * kTile);
     }
     each_group<kIntQueries>(count, [&](auto group, std::int64_t m) {
       fetch(m);
