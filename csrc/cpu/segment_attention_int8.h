@@ -152,7 +152,32 @@ FASTSI_APART void int_pack_keys(const std::int8_t* const* key, int n, std::int64
 FASTSI_APART void int_pack_values(const std::int8_t* const* value, int n, std::int64_t dim,
                                   const IntScratch& to) {
   for (int t = 0; t < n; t += 4) {
-    for (std::int64_t d = 0; d < dim; d += 16) {
+    std::int8_t* out = to.v + t * to.wide;
+    std::int64_t d = 0;
+#if defined(__AVX512F__)
+    for (; n - t >= 4 && d + 64 <= dim; d += 64) {
+      // Bytes are joined within 16-byte parts; then parts go to their place.
+      const __m512i row[4] = {load_ints(value[t] + d), load_ints(value[t + 1] + d),
+                              load_ints(value[t + 2] + d), load_ints(value[t + 3] + d)};
+      const __m512i low01 = _mm512_unpacklo_epi8(row[0], row[1]),
+                    high01 = _mm512_unpackhi_epi8(row[0], row[1]),
+                    low23 = _mm512_unpacklo_epi8(row[2], row[3]),
+                    high23 = _mm512_unpackhi_epi8(row[2], row[3]);
+      const __m512i a = _mm512_unpacklo_epi16(low01, low23),
+                    b = _mm512_unpackhi_epi16(low01, low23),
+                    c = _mm512_unpacklo_epi16(high01, high23),
+                    e = _mm512_unpackhi_epi16(high01, high23);
+      const __m512i ab_low = _mm512_shuffle_i32x4(a, b, 0x44),
+                    ab_high = _mm512_shuffle_i32x4(a, b, 0xEE),
+                    ce_low = _mm512_shuffle_i32x4(c, e, 0x44),
+                    ce_high = _mm512_shuffle_i32x4(c, e, 0xEE);
+      store_ints(out + d * 4, _mm512_shuffle_i32x4(ab_low, ce_low, 0x88));
+      store_ints(out + d * 4 + 64, _mm512_shuffle_i32x4(ab_low, ce_low, 0xDD));
+      store_ints(out + d * 4 + 128, _mm512_shuffle_i32x4(ab_high, ce_high, 0x88));
+      store_ints(out + d * 4 + 192, _mm512_shuffle_i32x4(ab_high, ce_high, 0xDD));
+    }
+#endif
+    for (; d < dim; d += 16) {
       __m128i row[4];
       for (int i = 0; i < 4; ++i) {
         row[i] = t + i < n ? bytes_of<__m128i>(value[t + i] + d, dim - d) : _mm_setzero_si128();
@@ -161,10 +186,10 @@ FASTSI_APART void int_pack_values(const std::int8_t* const* value, int n, std::i
                     high01 = _mm_unpackhi_epi8(row[0], row[1]),
                     low23 = _mm_unpacklo_epi8(row[2], row[3]),
                     high23 = _mm_unpackhi_epi8(row[2], row[3]);
-      const __m128i out[4] = {_mm_unpacklo_epi16(low01, low23), _mm_unpackhi_epi16(low01, low23),
-                              _mm_unpacklo_epi16(high01, high23),
-                              _mm_unpackhi_epi16(high01, high23)};
-      std::memcpy(to.v + (t / 4 * to.wide + d) * 4, out, sizeof out);
+      const __m128i four[4] = {_mm_unpacklo_epi16(low01, low23), _mm_unpackhi_epi16(low01, low23),
+                               _mm_unpacklo_epi16(high01, high23),
+                               _mm_unpackhi_epi16(high01, high23)};
+      std::memcpy(out + d * 4, four, sizeof four);
     }
   }
 }

@@ -205,20 +205,18 @@ class BlockAttention {
   }
 
 #if defined(FASTSI_ATTENTION_INT8)
-  // The largest scale of the tile's values up to the last that a query sees, to its rescale. A
-  // scale that is NaN is the largest.
+  // The largest scale of the tile's values up to the last that a query sees, to its rescale.
   void largest_scales(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
                       std::int64_t count, bool masked) {
-    float up_to[kTile], largest = 0;
-    for (int t = 0; t < n; ++t) {
-      const float scale = v_scale_[t];
-      up_to[t] = largest = scale > largest || scale != scale ? scale : largest;
-    }
+    const float all = masked ? 0.0f : largest_magnitude(v_scale_, n);
     for (std::int64_t m = m0; m < m0 + count; ++m) {
-      const std::int64_t row = block_.row_first + m / group_;
-      const std::int64_t seen =
-          masked ? visible(s, task_.row_pos[row], task_.options.window).last - token : n;
-      scratch_.rescale[m] = seen > 0 ? up_to[(seen < n ? seen : n) - 1] : 0.0f;
+      float largest = all;
+      if (masked) {
+        const std::int64_t row = block_.row_first + m / group_;
+        const std::int64_t seen = visible(s, task_.row_pos[row], task_.options.window).last - token;
+        largest = largest_magnitude(v_scale_, seen < n ? seen : n);
+      }
+      scratch_.rescale[m] = largest;
     }
   }
 
