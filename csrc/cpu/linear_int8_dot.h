@@ -45,7 +45,7 @@ constexpr bool kStepScales = false;
 constexpr float kRowLevels = 127.0f;
 #endif
 
-// Cache lines of the next weights, of which a share is asked for at every step: the first rows that
+// Cache lines of the next weights, of which a share is asked for at every step of a pass: rows that
 // meet a panel would wait for it, and the hardware stops reading ahead at pages of 4 KiB.
 struct NextWeights {
   const char* at;
@@ -89,12 +89,23 @@ FASTSI_INLINE Bytes add_products(Bytes sum, Bytes x, Bytes w) {
 #endif
 constexpr int kColumns = sizeof(Bytes) / 4;  // of a vector: four weights each
 
+// Vectors of P panels, and how many of them one pass over the depth takes.
+template <int P>
+inline constexpr int kVectors = P * kPanel / kColumns;
+template <int P>
+inline constexpr int kTogether = kVectors<P> < 2 ? kVectors<P> : 2;
+template <int P>
+inline constexpr int kPasses = kVectors<P> / kTogether<P>;
+
+// Bytes ahead at which weights are fetched from the second-level cache, which deep panels fill.
+constexpr int kNear = 2048;
+
 // Sums of R rows by P panels, [R][P][16], from rows that are kStep apart. Rows hold 128 too much,
 // and the sums of the weights take it off again.
 template <int R, int P>
 static void dot(const Int8Task& task, std::int64_t, const Element* x,
-                const std::int8_t* const* panels, std::int64_t panel, NextWeights, Sum* sums) {
-  constexpr int kVectors = P * kPanel / kColumns, V = kVectors < 2 ? kVectors : 2;
+                const std::int8_t* const* panels, std::int64_t panel, NextWeights next, Sum* sums) {
+  constexpr int V = kTogether<P>;
   for (int c = 0; c < P * kPanel; c += V * kColumns) {
     const std::int8_t* from[V];
     Bytes sum[R][V];
@@ -105,12 +116,13 @@ static void dot(const Int8Task& task, std::int64_t, const Element* x,
       for (int r = 0; r < R; ++r) sum[r][v] = negative(offset);
     }
     for (std::int64_t s = 0; s < task.steps; ++s) {
+      next.fetch();
       for (int k = 0; k < kStep; k += 4) {
         Bytes w[V];
         for (int v = 0; v < V; ++v) {
           const std::int8_t* at = from[v] + (s * kStep + k) * kPanel;
           w[v] = load_bytes(at);
-          _mm_prefetch(reinterpret_cast<const char*>(at + 2048), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(at + kNear), _MM_HINT_T0);
         }
         for (int r = 0; r < R; ++r) {
           std::int32_t four;
@@ -134,6 +146,8 @@ FASTSI_INLINE __m256i load_bytes(const void* p) {
 
 constexpr int kMaxRows = 4;
 constexpr int kVectors = 2, kLanes32 = 8;  // of a panel: eight columns each
+template <int P>
+inline constexpr int kPasses = P;  // over the depth
 alignas(32) constexpr std::int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 // sums of 16 columns += eight values of a row times their weights, [value / 4][column / 8]. In
@@ -217,6 +231,8 @@ FASTSI_INLINE Words multiply_add(Words sum, Words a, Words b) {
 }
 constexpr int kColumns = sizeof(Words) / 8;  // of a vector: four weights of 16 bits each
 constexpr int kVectors = 2;                  // of accumulators per row
+template <int P>
+inline constexpr int kPasses = P * kPanel / (kVectors * kColumns);  // over the depth
 
 // Sums of R rows by P panels, [R][P][16]. A lane pair holds two partial sums of a column.
 template <int R, int P>
@@ -251,6 +267,8 @@ static void dot(const Int8Task& task, std::int64_t, const Element* x,
 #else
 
 constexpr int kMaxRows = 1;
+template <int P>
+inline constexpr int kPasses = P;  // over the depth
 
 template <int R, int P>
 static void dot(const Int8Task& task, std::int64_t, const Element* x,

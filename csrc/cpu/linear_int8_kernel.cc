@@ -196,14 +196,14 @@ void multiply_rows(const Int8Task& task, std::int64_t row, std::int64_t panel, N
   }
   const Element* x = block_of(task, row / kRows) + row % kRows * kStep;
   dot<R, P>(task, row, x, panels, panel, next, sums);
-  next.at += P * task.steps * next.lines * 64;
+  next.at += kPasses<P> * task.steps * next.lines * 64;
   finish_of<P>(task, panel)(task, row, row + R, panel, sums, P * kPanel);
 }
 
 template <int P>
 void multiply_panels(const Int8Task& task, std::int64_t row, std::int64_t end, std::int64_t panel) {
   // Shared by all blocks of rows; what is asked for past the last panel does no harm.
-  const std::int64_t turns = (end - row + kMaxRows - 1) / kMaxRows * P * task.steps;
+  const std::int64_t turns = (end - row + kMaxRows - 1) / kMaxRows * kPasses<P> * task.steps;
   const std::int64_t lines = P * task.steps * kStep * kPanel / 64;
   NextWeights next{reinterpret_cast<const char*>(panel_of(task, panel + P)),
                    static_cast<int>((lines + turns - 1) / turns)};
