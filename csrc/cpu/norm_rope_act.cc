@@ -21,9 +21,13 @@ void require_floating(const char* name, const TensorView& view) {
                ", must be a floating type");
 }
 
+// A rotated element, written to a cache that no level of the processor's holds, in touched
+// elements.
+constexpr double kElementWork = 4;
+
 template <class Body>
-void for_rows(std::int64_t rows, std::int64_t elements, int threads, Body&& body) {
-  if (static_cast<double>(elements) < kSerialElements) threads = 1;
+void for_rows(std::int64_t rows, double work, int threads, Body&& body) {
+  if (work < kSerialElements) threads = 1;
   parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, threads, [&](std::int64_t task) {
     const std::int64_t last = std::min(rows, (task + 1) * kRowsPerTask);
     for (std::int64_t row = task * kRowsPerTask; row < last; ++row) body(row);
@@ -47,7 +51,8 @@ void rms_norm(const TensorView& x, const TensorView& weight, double eps, const T
     task.residual_stride = residual->stride[0];
   }
   const Kernels& kernel = kernels();
-  for_rows(x.shape[0], x.numel(), threads, [&](std::int64_t row) { kernel.norm(task, row); });
+  for_rows(x.shape[0], static_cast<double>(x.numel()), threads,
+           [&](std::int64_t row) { kernel.norm(task, row); });
 }
 
 void RopeTask::set_cache(const KvCache& cache, const std::int64_t* slot_of_row) {
@@ -66,7 +71,7 @@ void rope_rows(const RopeTask& task, std::int64_t rows, int threads) {
   const Kernels& kernel = kernels();
   const auto scratch = static_cast<std::size_t>(task.head_dim) * sizeof(double);
   const std::int64_t elements = rows * (task.q_heads + 2 * task.kv_heads) * task.head_dim;
-  for_rows(rows, elements, threads,
+  for_rows(rows, kElementWork * static_cast<double>(elements), threads,
            [&](std::int64_t row) { kernel.rope(task, row, thread_scratch(scratch)); });
 }
 
@@ -131,7 +136,8 @@ void act_mul(const TensorView& gate, const TensorView& up, Activation activation
   const ActTask task{gate.dtype,     gate.data,    up.data,       out.data,  gate.shape[1],
                      gate.stride[0], up.stride[0], out.stride[0], activation};
   const Kernels& kernel = kernels();
-  for_rows(gate.shape[0], gate.numel(), threads, [&](std::int64_t row) { kernel.act(task, row); });
+  for_rows(gate.shape[0], static_cast<double>(gate.numel()), threads,
+           [&](std::int64_t row) { kernel.act(task, row); });
 }
 
 }  // namespace fastsi
