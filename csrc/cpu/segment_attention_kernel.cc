@@ -114,7 +114,8 @@ class BlockAttention {
     const int next_n = place_next(ahead, next_key, next_value);
     if (together) {
       fetch_rows(next_key, 0, next_n);
-      fetch_rows(value, 0, n);
+      // Of integers a line holds four times as many, so the values can be ahead too.
+      fetch_rows(kInt8 ? next_value : value, 0, kInt8 ? next_n : n);
     }
 #if defined(FASTSI_AMX)
     if constexpr (kTiles) {
@@ -191,11 +192,12 @@ class BlockAttention {
     std::int64_t index = s.first_page + slot / task_.page_size, within = slot % task_.page_size;
     for (int t = 0; t < n; ++index, within = 0) {
       const std::int64_t page = task_.pages[index] * task_.kv_heads + block_.kv_head;
-      for (std::int64_t at = page * task_.page_size + within; within < task_.page_size && t < n;
-           ++within, ++t, ++at) {
-        k_scale_[t] = task_.k_scale[at];
-        v_scale_[t] = task_.v_scale[at];
-      }
+      const std::int64_t at = page * task_.page_size + within, left = task_.page_size - within;
+      const int count = left < n - t ? static_cast<int>(left) : n - t;
+      const auto bytes = static_cast<std::size_t>(count) * sizeof(float);
+      std::memcpy(k_scale_ + t, task_.k_scale + at, bytes);
+      std::memcpy(v_scale_ + t, task_.v_scale + at, bytes);
+      t += count;
     }
     for (int t = n; t < kTile; ++t) k_scale_[t] = v_scale_[t] = 0;
   }
@@ -323,12 +325,20 @@ class BlockAttention {
     }
   }
 
-  // Addresses of the keys and values of a tile; returns how many there are.
+  // Addresses of the keys and values of a tile; returns how many there are. Asks for their scales.
   int place_next(const Ahead& ahead, const C** key, const C** value) const {
     if (ahead.segment == nullptr) return 0;
     const SegmentPlan::Segment& s = *ahead.segment;
     const int n = s.kv_len - ahead.token < kTile ? static_cast<int>(s.kv_len - ahead.token) : kTile;
     place_tokens(s.first_page, s.page_offset + ahead.token, n, key, value);
+    if constexpr (kInt8) {
+      constexpr int kLine = 64 / static_cast<int>(sizeof(float));
+      for (int t = 0; t < n; t += kLine) {
+        const std::int64_t at = (key[t] - static_cast<const C*>(task_.k_cache)) / dim_;
+        __builtin_prefetch(task_.k_scale + at, 0, 3);
+        __builtin_prefetch(task_.v_scale + at, 0, 3);
+      }
+    }
     return n;
   }
 
