@@ -12,6 +12,7 @@
 #include "segment_attention_amx.h"
 #include "segment_attention_block.h"
 #include "segment_attention_int8.h"
+#include "segment_attention_pages.h"
 #include "segment_attention_tile.h"
 
 namespace fastsi {
@@ -37,6 +38,7 @@ class BlockAttention {
         queries_((block.row_last - block.row_first) * group_),
         dim_(task.head_dim),
         wide_(Scratch<T>::pad(task.head_dim)),
+        pages_(task, block.kv_head),
         scratch_(memory, queries_, dim_)
 #if defined(FASTSI_ATTENTION_INT8)
         ,
@@ -102,7 +104,7 @@ class BlockAttention {
   void run_tile(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t first,
                 std::int64_t last, bool masked, const Ahead& ahead) {
     const C *key[kTile], *value[kTile];
-    place_tokens(s.first_page, s.page_offset + token, n, key, value);
+    pages_.place(s, token, n, key, value);
     const std::int64_t m0 = (first - block_.row_first) * group_, count = (last - first) * group_;
     // Few queries wait for memory, so everything is asked for at once. Many have products to do
     // meanwhile, and their keys must not queue behind what is needed later.
@@ -111,11 +113,11 @@ class BlockAttention {
     together |= kTiles && !s.per_path;
 #endif
     const C *next_key[kTile], *next_value[kTile];
-    const int next_n = place_next(ahead, next_key, next_value);
+    const int next_n = pages_.place_next(ahead, next_key, next_value);
     if (together) {
-      fetch_rows(next_key, 0, next_n);
+      pages_.fetch(next_key, 0, next_n);
       // Of integers a line holds four times as many, so the values can be ahead too.
-      fetch_rows(kInt8 ? next_value : value, 0, kInt8 ? next_n : n);
+      pages_.fetch(kInt8 ? next_value : value, 0, kInt8 ? next_n : n);
     }
 #if defined(FASTSI_AMX)
     if constexpr (kTiles) {
@@ -127,7 +129,7 @@ class BlockAttention {
     const auto fetch_share = [&](const C* const* row, int rows, std::int64_t m, int step) {
       if (together) return;
       const std::int64_t end = m + step < count ? m + step : count;
-      fetch_rows(row, rows * m / count, rows * end / count);
+      pages_.fetch(row, rows * m / count, rows * end / count);
     };
 #if defined(FASTSI_ATTENTION_INT8)
     if constexpr (kInt8) {
@@ -148,7 +150,7 @@ class BlockAttention {
                                                score + m * kTile);
     });
     if constexpr (kInt8) {
-      token_scales(s, token, n);
+      pages_.scales(s, token, n, k_scale_, v_scale_);
       for (std::int64_t m = 0; m < count; ++m) scale_tokens(score + m * kTile, k_scale_, n);
     }
     find_maxima(s, token, n, m0, count, masked);
@@ -186,22 +188,6 @@ class BlockAttention {
     if (masked) mask(s, token, n, m0, count, score);
   }
 
-  // Scales of the n keys and values from a token of a segment on; 0 up to whole vectors.
-  void token_scales(const SegmentPlan::Segment& s, std::int64_t token, int n) {
-    std::int64_t slot = s.page_offset + token;
-    std::int64_t index = s.first_page + slot / task_.page_size, within = slot % task_.page_size;
-    for (int t = 0; t < n; ++index, within = 0) {
-      const std::int64_t page = task_.pages[index] * task_.kv_heads + block_.kv_head;
-      const std::int64_t at = page * task_.page_size + within, left = task_.page_size - within;
-      const int count = left < n - t ? static_cast<int>(left) : n - t;
-      const auto bytes = static_cast<std::size_t>(count) * sizeof(float);
-      std::memcpy(k_scale_ + t, task_.k_scale + at, bytes);
-      std::memcpy(v_scale_ + t, task_.v_scale + at, bytes);
-      t += count;
-    }
-    for (int t = n; t < kTile; ++t) k_scale_[t] = v_scale_[t] = 0;
-  }
-
   void scale_tokens(T* score, const float* scale, int n) const {
     for (int t = 0; t < n; t += W) store<T>(score + t, load<T>(score + t) * load<T>(scale + t));
   }
@@ -231,7 +217,7 @@ class BlockAttention {
     packed_ints_ = true;
     int_pack_keys(key, n, dim_, ints_);
     int_pack_values(value, n, dim_, ints_);
-    token_scales(s, token, n);
+    pages_.scales(s, token, n, k_scale_, v_scale_);
     each_group<kIntQueries>(count, [&](auto group, std::int64_t m) {
       int_scores<decltype(group)::value>(ints_, m0 + m, n, k_scale_,
                                          scratch_.score + (m0 + m) * kTile);
@@ -316,47 +302,6 @@ class BlockAttention {
   }
 #endif
 
-  // The spans of single paths are read once per step, from memory, page by page; the hardware does
-  // not read ahead from one page to the next.
-  void fetch_rows(const C* const* row, std::int64_t first, std::int64_t last) const {
-    constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(C));
-    for (std::int64_t t = first; t < last; ++t) {
-      for (std::int64_t d = 0; d < dim_; d += kLine) __builtin_prefetch(row[t] + d, 0, 2);
-    }
-  }
-
-  // Addresses of the keys and values of a tile; returns how many there are. Asks for their scales.
-  int place_next(const Ahead& ahead, const C** key, const C** value) const {
-    if (ahead.segment == nullptr) return 0;
-    const SegmentPlan::Segment& s = *ahead.segment;
-    const int n = s.kv_len - ahead.token < kTile ? static_cast<int>(s.kv_len - ahead.token) : kTile;
-    place_tokens(s.first_page, s.page_offset + ahead.token, n, key, value);
-    if constexpr (kInt8) {
-      constexpr int kLine = 64 / static_cast<int>(sizeof(float));
-      for (int t = 0; t < n; t += kLine) {
-        const std::int64_t at = (key[t] - static_cast<const C*>(task_.k_cache)) / dim_;
-        __builtin_prefetch(task_.k_scale + at, 0, 3);
-        __builtin_prefetch(task_.v_scale + at, 0, 3);
-      }
-    }
-    return n;
-  }
-
-  // Addresses of the keys and values of n tokens, from a slot of a segment on; page by page, since
-  // a division per token would cost as much as its scores.
-  void place_tokens(std::int64_t first_page, std::int64_t slot, int n, const C** key,
-                    const C** value) const {
-    std::int64_t index = first_page + slot / task_.page_size, within = slot % task_.page_size;
-    for (int t = 0; t < n; ++index, within = 0) {
-      const std::int64_t page = task_.pages[index] * task_.kv_heads + block_.kv_head;
-      std::int64_t at = (page * task_.page_size + within) * dim_;
-      for (; within < task_.page_size && t < n; ++within, ++t, at += dim_) {
-        key[t] = static_cast<const C*>(task_.k_cache) + at;
-        value[t] = static_cast<const C*>(task_.v_cache) + at;
-      }
-    }
-  }
-
   void cap(T* score, std::int64_t count, int n) const {
     const T cap = static_cast<T>(task_.options.softcap);
     for (std::int64_t m = 0; m < count; ++m) {
@@ -415,6 +360,7 @@ class BlockAttention {
   const AttentionTask& task_;
   const AttentionBlock& block_;
   std::int64_t group_, queries_, dim_, wide_;
+  KvPages<C> pages_;
   Scratch<T> scratch_;
   alignas(64) float k_scale_[kTile], v_scale_[kTile];  // of an int8 cache's tile
 #if defined(FASTSI_ATTENTION_INT8)
