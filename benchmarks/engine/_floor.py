@@ -48,6 +48,11 @@ class PathsWorkload:
     paths: int
     new_tokens: int
 
+    def kept_tokens(self) -> int:
+        """Distinct tokens of prompts and paths: what a cache of keys and values comes to hold."""
+        own = self.question_tokens + self.paths * self.new_tokens
+        return self.prefix_tokens + self.questions * own
+
 
 def decoder_shape(config: PreTrainedConfig) -> Shape:
     """Count the weights of a model without allocating them.
