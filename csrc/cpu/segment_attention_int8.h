@@ -235,26 +235,55 @@ FASTSI_APART void int_scores(const IntScratch& s, std::int64_t m, int n, const f
   }
 }
 
-// Raises the maxima of `queries` queries by those of a tile, and finds how its weights become
-// integers. No weight times its value's scale is above exp(tile - maximum) * largest[i], where
-// largest[i] is the largest scale of a value up to the last one that query i sees: a bound that
-// other queries do not change. NaN where a score or a scale is.
+// Natural logarithms of the scales of a tile's values, too large by at most 0.06, from a straight
+// line between powers of two; +inf for a scale that is not finite, so that it is the largest.
+FASTSI_APART void int_log_scales(const float* scale, float* log) {
+  for (int t = 0; t < kTile; t += kLanes<float>) {
+    const vf v = load<float>(scale + t);
+    Ints bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    // exponent + 127 + mantissa, at most 0.0861 below the logarithm to base 2, and a margin.
+    const vf binary = float_of(bits) * splat<float>(0x1p-23f) - splat<float>(127.0f - 0.0862f);
+    const vf natural = binary * splat<float>(0.69314718f);
+    store<float>(log + t, v < splat<float>(INFINITY) ? natural : splat<float>(INFINITY));
+  }
+}
+
+// The largest of a query's n scores, which are filled up to whole vectors with -inf, and the
+// largest after the logarithms of the values' scales are added: of what a value is multiplied with.
+FASTSI_INLINE void int_maxima(float* score, int n, const float* log_scale, float* top,
+                              float* product) {
+  constexpr int W = kLanes<float>;
+  for (int t = n; t % W != 0; ++t) score[t] = -INFINITY;
+  vf most = splat<float>(-INFINITY), most_product = most;
+  for (int t = 0; t < n; t += W) {
+    const vf x = load<float>(score + t);
+    most = max(x, most);
+    most_product = max(x + load<float>(log_scale + t), most_product);
+  }
+  *top = max_of<float>(most);
+  *product = max_of<float>(most_product);
+}
+
+// Raises the maxima of `queries` queries, from the m-th on, by those of a tile, and finds how their
+// weights become integers: no weight times its value's scale is above exp(product - maximum).
+// `product` becomes the factor by which what was added before shrinks.
 FASTSI_APART void int_raise_maxima(std::int64_t queries, std::int64_t m, const IntScratch& s,
-                                   const float* largest, float* top, float* rescale) {
-  const float* tile = s.top + m;
+                                   float* top, float* product) {
   for (std::int64_t i = 0; i < queries; i += kLanes<float>) {
     const std::int64_t left = queries - i;
     const int lanes = lanes_of<float>(left);
-    const vf now = load_lanes<float>(tile + i, left), before = load_lanes<float>(top + i, left);
-    const vf after = max(now, before);
+    const vf now = load_lanes<float>(s.top + m + i, left);
+    const vf before = load_lanes<float>(top + i, left), after = max(now, before);
     // A query that has seen nothing yet: a finite base makes every weight exp(-inf) = 0, not NaN.
     const vf base = after == splat<float>(-INFINITY) ? vf{} : after;
-    const vf bound = exp_neg(now - base) * load_lanes<float>(largest + i, left);
+    // Above 0 where scales are above 1; the largest scale's logarithm is 84, far from overflow.
+    const vf bound = exp_neg(load_lanes<float>(product + i, left) - base);
     const vf none{}, least = splat<float>(0x1p-120f);
     const vf inverse = bound < least ? none : splat<float>(kWeightLevels) / bound;
     const vf scale = bound < least ? none : bound * splat<float>(1.0f / kWeightLevels);
     store_as<float>(top + i, after, lanes);
-    store_as<float>(rescale + i, exp_neg(before - base), lanes);
+    store_as<float>(product + i, exp_neg(before - base), lanes);
     store_as<float>(s.inverse + m + i, bound < splat<float>(INFINITY) ? inverse : none, lanes);
     store_as<float>(s.p_scale + m + i, scale, lanes);
   }

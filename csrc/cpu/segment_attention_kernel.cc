@@ -193,21 +193,6 @@ class BlockAttention {
   }
 
 #if defined(FASTSI_ATTENTION_INT8)
-  // The largest scale of the tile's values up to the last that a query sees, to its rescale.
-  void largest_scales(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
-                      std::int64_t count, bool masked) {
-    const float all = masked ? 0.0f : largest_magnitude(v_scale_, n);
-    for (std::int64_t m = m0; m < m0 + count; ++m) {
-      float largest = all;
-      if (masked) {
-        const std::int64_t row = block_.row_first + m / group_;
-        const std::int64_t seen = visible(s, task_.row_pos[row], task_.options.window).last - token;
-        largest = largest_magnitude(v_scale_, seen < n ? seen : n);
-      }
-      scratch_.rescale[m] = largest;
-    }
-  }
-
   // The same in integers, for a span of an int8 cache that many rows may share.
   template <class Fetch>
   void multiply_ints(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
@@ -223,13 +208,13 @@ class BlockAttention {
                                          scratch_.score + (m0 + m) * kTile);
     });
     hide_scores(s, token, n, m0, count, masked);
-    for (std::int64_t m = m0; m < m0 + count; ++m) {
-      ints_.top[m] = max_with<float>(scratch_.score + m * kTile, n, W, -INFINITY);
-    }
-    largest_scales(s, token, n, m0, count, masked);
-    // Their bounds are read before their factors take their place.
+    alignas(64) float log_scale[kTile];
+    int_log_scales(v_scale_, log_scale);
     float* rescale = scratch_.rescale + m0;
-    int_raise_maxima(count, m0, ints_, rescale, scratch_.top + m0, rescale);
+    for (std::int64_t m = 0; m < count; ++m) {
+      int_maxima(scratch_.score + (m0 + m) * kTile, n, log_scale, ints_.top + m0 + m, rescale + m);
+    }
+    int_raise_maxima(count, m0, ints_, scratch_.top + m0, rescale);
     for (std::int64_t m = m0; m < m0 + count; ++m) {
       scratch_.sum[m] = scratch_.sum[m] * scratch_.rescale[m] +
                         int_weigh(scratch_.score + m * kTile, base_of(scratch_.top[m]),

@@ -306,7 +306,7 @@ FASTSI_INLINE void store_as(S* p, Vec<Arith<S>> v, int n) {
 // --- transcendental functions ------------------------------------------------------------------
 
 // exp(x) for x <= 0, with a relative error below 2e-7; 0 below -87.3 (the least normal float),
-// NaN for NaN, and exactly 1 for 0.
+// NaN for NaN, and exactly 1 for 0. As good for x up to 88.
 FASTSI_INLINE vf exp_neg(vf x) {
   const vf least = splat<float>(-87.33654f);
   const vf magic = splat<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer

@@ -7,6 +7,7 @@ float32, as the reference is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -61,8 +62,21 @@ def make_case(
     pages: int,
     seed: int,
     outliers: bool = True,
+    change: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> Case:
-    """Random queries over a cache that `kv_write` has filled; keys have a few large channels."""
+    """Random queries over a cache that `kv_write` has filled; keys have a few large channels.
+
+    Args:
+        plan: rows and spans.
+        heads: of queries and of keys.
+        head_dim: of all.
+        page_size: tokens.
+        pages: of the cache.
+        seed: of all random numbers.
+        outliers: whether there are large channels.
+        change: called with queries, keys and values [pages, heads, page_size, head_dim] before they
+            are written.
+    """
     q, keys, values = qkv(
         plan,
         heads=heads,
@@ -74,6 +88,8 @@ def make_case(
     )
     if outliers:
         keys[..., :: max(head_dim // 3, 1)] *= 4
+    if change is not None:
+        change(q, keys, values)
     rows = keys.shape[0] * page_size
     k, v = (torch.zeros(keys.shape, dtype=torch.int8) for _ in range(2))
     scales = {name: torch.zeros(keys.shape[:3]) for name in ("k_scale", "v_scale")}
@@ -226,6 +242,28 @@ def test_random_trees(runner: str, data: st.DataObject) -> None:
     with running(runner) as backend:
         got = case.attend(plan, backend=backend, **options)
     assert_within(got, truth_of(case, plan, **options))
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e30])
+def test_a_large_value_that_weighs_little_leaves_the_others_their_grain(
+    runner: str, size: float
+) -> None:
+    """Weights are rounded in steps of the largest weight times scale, not of the largest scale."""
+    plan = one_segment(100, 24, 16, 0, causal=False)
+
+    def change(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        q[..., 0] = 4.0
+        keys[1, :, 3, 0] = -40.0
+        values[1, :, 3] *= 2000.0
+        values *= size
+
+    shape: dict[str, Any] = {"heads": (6, 2), "head_dim": 64, "page_size": 16, "pages": 7}
+    case = make_case(plan, **shape, seed=3, outliers=False, change=change)
+    truth = truth_of(case, plan).out
+    with running(runner) as backend:
+        out, _ = case.attend(plan, backend=backend)
+    assert (out.double() - truth).square().mean().sqrt() < 0.06 * truth.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
