@@ -90,9 +90,6 @@ def measure_point(
         seconds[name] = statistics.median(timed(run) for _ in range(args.repeats))
         stats[name] = engine.llm.stats()
     floor = decode_floor(model.config, work, rates, dtype=model.dtype)
-    once = work.prefix_tokens + work.questions * (
-        work.question_tokens + work.paths * work.new_tokens
-    )
     tokens = work.questions * work.paths * work.new_tokens
     point = dataclasses.asdict(work) | {
         "threads": torch.get_num_threads(),
@@ -102,7 +99,7 @@ def measure_point(
         "tokens_per_s": tokens / seconds["fastsi"],
         "share_of_floor": floor.seconds / seconds["fastsi"],
         "kv_tokens_peak": stats["fastsi"]["peak_pages"] * 16,
-        "kv_tokens_once": once,
+        "kv_tokens_once": work.kept_tokens(),
     }
     print(
         f"prefix {work.prefix_tokens}, {work.paths} paths, {point['threads']} threads: "
