@@ -300,7 +300,9 @@ FASTSI_INLINE float int_weigh(const float* score, float base, float inverse, con
     total += weight;
     // A grain of 0 is that of scales that may be NaN, which have no integer.
     const vf scaled = weight * (load<float>(v_scale + t) * splat<float>(inverse));
-    store_narrow(nearest(inverse > 0 ? scaled : vf{}), p + t);
+    // Scores of 30,000 and more have so few digits behind the point that the bound may be too low.
+    const vf most = splat<float>(kWeightLevels);
+    store_narrow(nearest(inverse > 0 ? (scaled > most ? most : scaled) : vf{}), p + t);
   }
   return sum_of<float>(total);
 }

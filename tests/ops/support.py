@@ -17,14 +17,17 @@ from tests.support import interpreter
 
 Tensors = tuple[torch.Tensor, ...]
 ISAS = ("portable", "avx2", "avx512", "amx")
+VNNI = ("avx2_vnni", "avx512_vnni")
+"""Instruction sets whose kernels are those of avx2 and avx512, but for integer products."""
 
 
 def runners(op: str) -> list[str]:
     """Test ids of everything that can run ``op``: each backend, and cpu once per ISA."""
     names: list[str] = []
+    isas = ISAS + (VNNI if op == "segment_attention" else ())
     for row in TABLE:
         if row.op == op:
-            names += [f"cpu-{isa}" for isa in ISAS] if row.backend == "cpu" else [row.backend]
+            names += [f"cpu-{isa}" for isa in isas] if row.backend == "cpu" else [row.backend]
     return names
 
 

@@ -267,6 +267,32 @@ def test_a_large_value_that_weighs_little_leaves_the_others_their_grain(
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
+def test_huge_scores_keep_the_weight_of_the_largest(runner: str) -> None:
+    """Its weight is rounded up to one level too many where scores have few digits behind the point.
+
+    The values' largest magnitude is where a straight line is furthest from the logarithm.
+    """
+    plan = one_segment(100, 8, 16, 0, causal=False)
+    shape: dict[str, Any] = {"heads": (4, 2), "head_dim": 64, "page_size": 16, "pages": 7}
+    for power in range(-12, 12):
+
+        def change(
+            q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, size: float = 2.0**power
+        ) -> None:
+            q.fill_(1.0)
+            keys.fill_(-1.0)
+            keys[2, :, 7] = 4.0
+            values *= 1.4427 * size * 127 / values.abs().amax(dim=-1, keepdim=True)
+
+        case = make_case(plan, **shape, seed=5, outliers=False, change=change)
+        scales = case.scales["v_scale"][2, :, 7, None]
+        expected = (case.v[2, :, 7] * scales).repeat_interleave(2, 0).expand(8, 4, 64)
+        with running(runner) as backend:
+            out, _ = case.attend(plan, backend=backend, scale=1000.0)
+        torch.testing.assert_close(out, expected, rtol=0.01, atol=0.0)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("window", [None, 1, 5, 64, 100])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("per_path", [False, True])
