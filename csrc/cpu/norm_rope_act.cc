@@ -21,8 +21,7 @@ void require_floating(const char* name, const TensorView& view) {
                ", must be a floating type");
 }
 
-// A rotated element, written to a cache that no level of the processor's holds, in touched
-// elements.
+// Elements that could be touched in the time one is rotated and written to the KV cache.
 constexpr double kElementWork = 4;
 
 template <class Body>
