@@ -269,9 +269,10 @@ FASTSI_INLINE void amx_values(const AmxScratch& s, const Group& group, int n, co
   between.finish();
 }
 
-// Weights of one query against its new maximum, split for the next product; returns their sum.
+// Weights of one query against its new maximum, split for the next product; returns their sum, by
+// lanes.
 // Scores past n must be -inf up to a whole step.
-FASTSI_INLINE float amx_weigh(const float* score, float base, int n, char* p) {
+FASTSI_INLINE vf amx_weigh(const float* score, float base, int n, char* p) {
   constexpr std::int64_t part = kTile / kStep * kGroupRows * kTileRowBytes;
   const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));
   vf total{};
@@ -289,7 +290,7 @@ FASTSI_INLINE float amx_weigh(const float* score, float base, int n, char* p) {
       high = high - _mm512_castsi512_ps(_mm512_and_si512(b, mask));
     }
   }
-  return sum_of<float>(total);
+  return total;
 }
 
 }  // namespace FASTSI_ISA

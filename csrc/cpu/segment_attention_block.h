@@ -10,13 +10,14 @@ namespace FASTSI_ISA {
 template <class T>
 struct Scratch {
   T *q, *k, *v, *score, *acc;  // [queries, D], [D, kTile], [kTile, Dp], [queries, kTile], [., Dp]
-  T *top, *sum, *rescale;      // [queries]
+  T *top, *rescale;            // [queries]
+  T* sum;                      // [queries][lanes]: of weights, added up when all are in
 
   static std::int64_t pad(std::int64_t n) { return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>; }
   static std::int64_t elements(std::int64_t queries, std::int64_t dim) {
     const std::int64_t wide = pad(dim);
     return pad(queries * dim) + dim * kTile + kTile * wide + queries * (kTile + wide) +
-           3 * pad(queries);
+           2 * pad(queries) + queries * kLanes<T>;
   }
   static std::int64_t bytes(std::int64_t queries, std::int64_t dim) {
     constexpr std::int64_t kAlign = 64;
@@ -36,8 +37,8 @@ struct Scratch {
     v = take(kTile * wide);
     score = take(queries * kTile);
     acc = take(queries * wide);
+    sum = take(queries * kLanes<T>);
     top = take(pad(queries));
-    sum = take(pad(queries));
     rescale = take(pad(queries));
   }
 };

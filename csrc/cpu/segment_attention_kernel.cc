@@ -76,7 +76,7 @@ class BlockAttention {
       for (std::int64_t d = 0; d < dim_; ++d) scratch_.q[m * dim_ + d] = to_arith(from[d]) * scale;
       if constexpr (kInt8) rotate_head(scratch_.q + m * dim_, dim_);
       scratch_.top[m] = -INFINITY;
-      scratch_.sum[m] = 0;
+      store<T>(scratch_.sum + m * W, Vec<T>{});
     }
     for (std::int64_t i = 0; i < queries_ * wide_; ++i) scratch_.acc[i] = 0;
   }
@@ -106,48 +106,41 @@ class BlockAttention {
     const C *key[kTile], *value[kTile];
     pages_.place(s, token, n, key, value);
     const std::int64_t m0 = (first - block_.row_first) * group_, count = (last - first) * group_;
-    // Few queries wait for memory, so everything is asked for at once. Many have products to do
-    // meanwhile, and their keys must not queue behind what is needed later.
-    bool together = count < kFewQueries;
-#if defined(FASTSI_AMX)
-    together |= kTiles && !s.per_path;
-#endif
     const C *next_key[kTile], *next_value[kTile];
     const int next_n = pages_.place_next(ahead, next_key, next_value);
-    if (together) {
-      pages_.fetch(next_key, 0, next_n);
-      // Of integers a line holds four times as many, so the values can be ahead too.
-      pages_.fetch(kInt8 ? next_value : value, 0, kInt8 ? next_n : n);
-    }
 #if defined(FASTSI_AMX)
     if constexpr (kTiles) {
-      if (!s.per_path) return multiply_tiles(s, token, n, m0, count, masked, key, value);
-    }
-#endif
-    T* score = scratch_.score + m0 * kTile;
-    // Between products, a share each: a burst of requests would hold up the loads behind it.
-    const auto fetch_share = [&](const C* const* row, int rows, std::int64_t m, int step) {
-      if (together) return;
-      const std::int64_t end = m + step < count ? m + step : count;
-      pages_.fetch(row, rows * m / count, rows * end / count);
-    };
-#if defined(FASTSI_ATTENTION_INT8)
-    if constexpr (kInt8) {
-      // Not for single paths: their few queries would not pay for packing, and what a query gets
-      // may not depend on how many others there are.
       if (!s.per_path) {
-        return multiply_ints(s, token, n, m0, count, masked, key, value, [&](std::int64_t m) {
-          fetch_share(next_key, next_n, m, kIntQueries);
-          fetch_share(next_value, next_n, m, kIntQueries);
-        });
+        pages_.fetch(next_key, 0, next_n);
+        pages_.fetch(value, 0, n);
+        return multiply_tiles(s, token, n, m0, count, masked, key, value);
       }
     }
 #endif
-    pack_keys<C>(key, n, dim_, scratch_.k);
+    T* score = scratch_.score + m0 * kTile;
+#if defined(FASTSI_ATTENTION_INT8)
+    if constexpr (kInt8) {
+      if (kIntSinglePaths || !s.per_path) {
+        if (!packed_ints_) int_pack_queries(scratch_.q, queries_, dim_, ints_);
+        packed_ints_ = true;
+        int_pack_keys(key, n, dim_, ints_,
+                      [lines = LinesAhead(next_key, next_n, dim_)]() mutable { lines.ask<16>(); });
+        int_pack_values(
+            value, n, dim_, ints_,
+            [lines = LinesAhead(next_value, next_n, dim_)]() mutable { lines.ask<4>(); });
+        return multiply_ints(s, token, n, m0, count, masked);
+      }
+    }
+#endif
+    // Few queries wait for memory; many have products to do meanwhile.
+    const bool few = count < kFewQueries;
+    LinesAhead values(value, n, dim_), keys(next_key, next_n, dim_);
+    pack_keys<C>(key, n, dim_, scratch_.k, [&] {
+      if (few) values.ask<8>();
+    });
     each_group<kQueries>(count, [&](auto group, std::int64_t m) {
-      fetch_share(value, n, m, kQueries);
       score_queries<T, decltype(group)::value>(scratch_.q + (m0 + m) * dim_, scratch_.k, dim_, n,
-                                               score + m * kTile);
+                                               score + m * kTile, [&] { values.ask<2>(); });
     });
     if constexpr (kInt8) {
       pages_.scales(s, token, n, k_scale_, v_scale_);
@@ -155,18 +148,16 @@ class BlockAttention {
     }
     find_maxima(s, token, n, m0, count, masked);
     for (std::int64_t m = 0; m < count; ++m) {
-      T& sum = scratch_.sum[m0 + m];
-      sum = sum * scratch_.rescale[m0 + m] +
-            weigh<T>(score + m * kTile, base_of(scratch_.top[m0 + m]), n);
+      add_weights<T>(weigh<T>(score + m * kTile, base_of(scratch_.top[m0 + m]), n),
+                     scratch_.rescale[m0 + m], scratch_.sum + (m0 + m) * W);
       if constexpr (kInt8) scale_tokens(score + m * kTile, v_scale_, n);
     }
     const T* row[kTile];
     place_values(value, n, row);
     each_group<kQueries>(count, [&](auto group, std::int64_t m) {
-      fetch_share(next_key, next_n, m, kQueries);
-      value_queries<T, decltype(group)::value>(score + m * kTile, row, n, wide_,
-                                               scratch_.rescale + m0 + m,
-                                               scratch_.acc + (m0 + m) * wide_);
+      value_queries<T, decltype(group)::value>(
+          score + m * kTile, row, n, wide_, scratch_.rescale + m0 + m,
+          scratch_.acc + (m0 + m) * wide_, [&] { few ? keys.ask<4>() : keys.ask<2>(); });
     });
   }
 
@@ -193,15 +184,9 @@ class BlockAttention {
   }
 
 #if defined(FASTSI_ATTENTION_INT8)
-  // The same in integers, for a span of an int8 cache that many rows may share.
-  template <class Fetch>
+  // The same in integers, for a packed tile of an int8 cache.
   void multiply_ints(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
-                     std::int64_t count, bool masked, const std::int8_t* const* key,
-                     const std::int8_t* const* value, const Fetch& fetch) {
-    if (!packed_ints_) int_pack_queries(scratch_.q, queries_, dim_, ints_);
-    packed_ints_ = true;
-    int_pack_keys(key, n, dim_, ints_);
-    int_pack_values(value, n, dim_, ints_);
+                     std::int64_t count, bool masked) {
     pages_.scales(s, token, n, k_scale_, v_scale_);
     each_group<kIntQueries>(count, [&](auto group, std::int64_t m) {
       int_scores<decltype(group)::value>(ints_, m0 + m, n, k_scale_,
@@ -216,12 +201,11 @@ class BlockAttention {
     }
     int_raise_maxima(count, m0, ints_, scratch_.top + m0, rescale);
     for (std::int64_t m = m0; m < m0 + count; ++m) {
-      scratch_.sum[m] = scratch_.sum[m] * scratch_.rescale[m] +
-                        int_weigh(scratch_.score + m * kTile, base_of(scratch_.top[m]),
-                                  ints_.inverse[m], v_scale_, n, ints_.p + m * kTile);
+      add_weights<float>(int_weigh(scratch_.score + m * kTile, base_of(scratch_.top[m]),
+                                   ints_.inverse[m], v_scale_, n, ints_.p + m * kTile),
+                         scratch_.rescale[m], scratch_.sum + m * W);
     }
     each_group<kIntQueries>(count, [&](auto group, std::int64_t m) {
-      fetch(m);
       int_values<decltype(group)::value>(ints_, m0 + m, n, wide_, scratch_.rescale + m0 + m,
                                          scratch_.acc + (m0 + m) * wide_);
     });
@@ -269,9 +253,9 @@ class BlockAttention {
 
   void weigh_query(const Group& group, std::int64_t i, int n) {
     const std::int64_t m = group.first + i;
-    scratch_.sum[m] = scratch_.sum[m] * scratch_.rescale[m] +
-                      amx_weigh(tiles_.scores_of(group) + i * kTile, base_of(scratch_.top[m]), n,
-                                tiles_.weights_of(group) + i * kTileRowBytes);
+    add_weights<float>(amx_weigh(tiles_.scores_of(group) + i * kTile, base_of(scratch_.top[m]), n,
+                                 tiles_.weights_of(group) + i * kTileRowBytes),
+                       scratch_.rescale[m], scratch_.sum + m * W);
   }
 
   // acc = acc * rescale + what the tiles gave.
@@ -330,7 +314,7 @@ class BlockAttention {
     for (std::int64_t m = 0; m < queries_; ++m) {
       const std::int64_t row = block_.row_first + m / group_;
       const std::int64_t head = block_.kv_head * group_ + m % group_;
-      const T sum = scratch_.sum[m];
+      const T sum = sum_of<T>(load<T>(scratch_.sum + m * W));
       auto* out = static_cast<S*>(task_.out) + (row * task_.q_heads + head) * dim_;
       const T inverse = sum == 0 ? T{0} : T{1} / sum;  // a row that saw nothing gives 0
       for (std::int64_t d = 0; d < dim_; d += W) {

@@ -7,6 +7,31 @@
 namespace fastsi {
 namespace FASTSI_ISA {
 
+// Lines of rows that will be needed, asked for a few at a time between products. The spans of
+// single paths are read once per step, from memory, page by page; the hardware does not read ahead
+// from one page to the next, and of many requests at once it drops most.
+class LinesAhead {
+ public:
+  template <class C>
+  LinesAhead(const C* const* row, int rows, std::int64_t dim)
+      : row_(reinterpret_cast<const char* const*>(row)),
+        end_(row_ + rows),
+        bytes_(dim * static_cast<std::int64_t>(sizeof(C))) {}
+
+  template <int count>
+  inline __attribute__((always_inline)) void ask() {
+    for (int i = 0; i < count && row_ < end_; ++i) {
+      __builtin_prefetch(*row_ + at_, 0, 3);
+      at_ += 64;
+      if (at_ >= bytes_) at_ = 0, ++row_;
+    }
+  }
+
+ private:
+  const char *const *row_, *const *end_;
+  std::int64_t bytes_, at_ = 0;
+};
+
 // C: type of the cache.
 template <class C>
 class KvPages {
@@ -51,8 +76,7 @@ class KvPages {
     for (int t = n; t < kTile; ++t) k[t] = v[t] = 0;
   }
 
-  // Asks for rows [first, last). The spans of single paths are read once per step, from memory,
-  // page by page; the hardware does not read ahead from one page to the next.
+  // Asks for rows [first, last) at once.
   void fetch(const C* const* row, std::int64_t first, std::int64_t last) const {
     constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(C));
     for (std::int64_t t = first; t < last; ++t) {

@@ -37,8 +37,9 @@ FASTSI_INLINE void transpose(Vec<T>* v) {
 }
 
 // Writes the keys of n tokens as k[d][t], t up to the next multiple of a vector; the rest is 0.
-template <class S>
-void pack_keys(const S* const* key, int n, std::int64_t dim, Arith<S>* k) {
+// Here and below, between() is called every few products.
+template <class S, class Between>
+void pack_keys(const S* const* key, int n, std::int64_t dim, Arith<S>* k, const Between& between) {
   using T = Arith<S>;
   constexpr int W = kLanes<T>;
   for (int t = 0; t < n; t += W) {
@@ -53,6 +54,7 @@ void pack_keys(const S* const* key, int n, std::int64_t dim, Arith<S>* k) {
       for (int i = 0; i < W; ++i) {
         if (i < lanes) store<T>(k + (d + i) * kTile + t, v[i]);
       }
+      between();
     }
   }
 }
@@ -60,8 +62,9 @@ void pack_keys(const S* const* key, int n, std::int64_t dim, Arith<S>* k) {
 // score[m][t] = q[m] . k[.][t] for `queries` queries and NV vectors of tokens, in chains of at most
 // kScoreChain that are then added: one chain over a large head loses twice as much to rounding.
 constexpr std::int64_t kScoreChain = 64;
-template <class T, int M, int NV>
-FASTSI_INLINE void score_tile(const T* q, const T* k, std::int64_t dim, T* score) {
+template <class T, int M, int NV, class Between>
+FASTSI_INLINE void score_tile(const T* q, const T* k, std::int64_t dim, T* score,
+                              const Between& between) {
   constexpr int W = kLanes<T>;
   for (std::int64_t d = 0; d < dim;) {
     const bool fresh = d == 0;
@@ -74,6 +77,7 @@ FASTSI_INLINE void score_tile(const T* q, const T* k, std::int64_t dim, T* score
         const Vec<T> x = splat<T>(q[m * dim + d]);
         for (int j = 0; j < NV; ++j) acc[m][j] = fma(x, key[j], acc[m][j]);
       }
+      between();
     }
     for (int m = 0; m < M; ++m) {
       for (int j = 0; j < NV; ++j) {
@@ -84,20 +88,21 @@ FASTSI_INLINE void score_tile(const T* q, const T* k, std::int64_t dim, T* score
   }
 }
 
-template <class T, int M>
-void score_queries(const T* q, const T* k, std::int64_t dim, int n, T* score) {
+template <class T, int M, class Between>
+void score_queries(const T* q, const T* k, std::int64_t dim, int n, T* score,
+                   const Between& between) {
   constexpr int W = kLanes<T>;
   int t = 0;
   for (; t + (kVectors - 1) * W < n; t += kVectors * W) {
-    score_tile<T, M, kVectors>(q, k + t, dim, score + t);
+    score_tile<T, M, kVectors>(q, k + t, dim, score + t, between);
   }
-  for (; t < n; t += W) score_tile<T, M, 1>(q, k + t, dim, score + t);
+  for (; t < n; t += W) score_tile<T, M, 1>(q, k + t, dim, score + t, between);
 }
 
 // acc[m] = acc[m] * rescale[m] + sum over t of p[m][t] * value[t], for NV vectors of head_dim.
-template <class T, int M, int NV>
+template <class T, int M, int NV, class Between>
 FASTSI_INLINE void value_tile(const T* p, const T* const* value, int n, std::int64_t d,
-                              std::int64_t wide, const T* rescale, T* acc) {
+                              std::int64_t wide, const T* rescale, T* acc, const Between& between) {
   constexpr int W = kLanes<T>;
   Vec<T> part[M][NV] = {};
   for (int t = 0; t < n; ++t) {
@@ -107,6 +112,7 @@ FASTSI_INLINE void value_tile(const T* p, const T* const* value, int n, std::int
       const Vec<T> weight = splat<T>(p[m * kTile + t]);
       for (int j = 0; j < NV; ++j) part[m][j] = fma(weight, x[j], part[m][j]);
     }
+    between();
   }
   for (int m = 0; m < M; ++m) {
     for (int j = 0; j < NV; ++j) {
@@ -116,15 +122,15 @@ FASTSI_INLINE void value_tile(const T* p, const T* const* value, int n, std::int
   }
 }
 
-template <class T, int M>
+template <class T, int M, class Between>
 void value_queries(const T* p, const T* const* value, int n, std::int64_t wide, const T* rescale,
-                   T* acc) {
+                   T* acc, const Between& between) {
   constexpr int W = kLanes<T>;
   std::int64_t d = 0;
   for (; d + kVectors * W <= wide; d += kVectors * W) {
-    value_tile<T, M, kVectors>(p, value, n, d, wide, rescale, acc);
+    value_tile<T, M, kVectors>(p, value, n, d, wide, rescale, acc, between);
   }
-  for (; d < wide; d += W) value_tile<T, M, 1>(p, value, n, d, wide, rescale, acc);
+  for (; d < wide; d += W) value_tile<T, M, 1>(p, value, n, d, wide, rescale, acc, between);
 }
 
 template <int M>
@@ -174,9 +180,9 @@ FASTSI_INLINE T base_of(T top) {
   return top == -INFINITY ? T{0} : top;
 }
 
-// Turns n scores of a query into weights; returns their sum.
+// Turns n scores of a query into weights; returns their sum, by lanes.
 template <class T>
-FASTSI_INLINE T weigh(T* score, T base, int n) {
+FASTSI_INLINE Vec<T> weigh(T* score, T base, int n) {
   constexpr int W = kLanes<T>;
   Vec<T> total{};
   for (int t = 0; t < n; t += W) {
@@ -184,7 +190,13 @@ FASTSI_INLINE T weigh(T* score, T base, int n) {
     store<T>(score + t, p);
     total += p;
   }
-  return sum_of<T>(total);
+  return total;
+}
+
+// Adds weights to a query's sum, which shrinks first.
+template <class T>
+FASTSI_INLINE void add_weights(Vec<T> weights, T rescale, T* sum) {
+  store<T>(sum, fma(load<T>(sum), splat<T>(rescale), weights));
 }
 
 }  // namespace FASTSI_ISA

@@ -17,6 +17,19 @@ SIGMAS = 6
 """Of a rounding error, which is uniform: its standard deviation is a step / sqrt(12)."""
 
 
+def share_of_bounds(runner: str, *, per_path: bool) -> float:
+    """How much of the bounds of `truth_of` a runner may take: 0 for float32 arithmetic.
+
+    Their steps are those of 7 bits; those of 8 bits, which instruction sets with VNNI use for
+    spans of every kind, are half as large.
+    """
+    if runner == "reference":
+        return 0.0
+    if runner.endswith(("vnni", "amx")):
+        return 64 / 127
+    return 0.0 if per_path else 1.0
+
+
 class Case(NamedTuple):
     """Arguments of a call."""
 
