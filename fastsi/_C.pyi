@@ -142,6 +142,7 @@ def sample_tokens(
     row_index: TensorView | None,
     adjust: Sequence[TensorView] | None,
     result: Sequence[TensorView],
+    logprob_raw: TensorView | None,
     threads: int,
 ) -> None: ...
 def key_of_answer(text: str) -> str | NotImplementedType | None: ...

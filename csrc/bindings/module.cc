@@ -130,7 +130,7 @@ void bind_ops(py::module_& m) {
       "sample_tokens",
       [](V logits, const std::array<TensorView, 6>& params, const TensorView* row_index,
          const std::optional<std::array<TensorView, 8>>& adjust,
-         const std::array<TensorView, 4>& result, int threads) {
+         const std::array<TensorView, 4>& result, const TensorView* logprob_raw, int threads) {
         const auto& p = params;
         fastsi::LogitAdjust change;
         if (adjust) {
@@ -139,7 +139,7 @@ void bind_ops(py::module_& m) {
         }
         fastsi::sample_tokens(logits, {p[0], p[1], p[2], p[3], p[4], p[5]}, row_index,
                               adjust ? &change : nullptr,
-                              {result[0], result[1], result[2], result[3]}, threads);
+                              {result[0], result[1], result[2], result[3], logprob_raw}, threads);
       },
       Release());
 }

@@ -82,10 +82,11 @@ struct SampleTask {
   const std::uint8_t* in_prompt;
   std::int64_t num_adjusted;
   double repetition, presence, frequency;
+  bool raw;  // whether logprob_raw is wanted
 };
 struct SampleResult {
   std::int64_t token;  // -1: NaN, +inf or no finite logit
-  double logprob, logprob_full, kept_mass;
+  double logprob, logprob_full, kept_mass, logprob_raw;
 };
 
 // RMSNorm of a row; with a residual, of residual + x, which is also written to the residual.

@@ -56,6 +56,7 @@ void check_result(const SampledTokens& result, std::int64_t rows, DType logprobs
   vector_of<char>("logprob", result.logprob, logprobs, rows);
   vector_of<char>("logprob_full", result.logprob_full, logprobs, rows);
   vector_of<char>("kept_mass", result.kept_mass, logprobs, rows);
+  if (result.logprob_raw) vector_of<char>("logprob_raw", *result.logprob_raw, logprobs, rows);
 }
 
 void put(const TensorView& view, std::int64_t row, double value) {
@@ -100,6 +101,7 @@ void sample_tokens(const TensorView& logits, const SampleParams& params,
     task.logits = static_cast<const char*>(logits.data) +
                   source * logits.stride[0] * static_cast<std::int64_t>(size_of(logits.dtype));
     task.vocab = vocab;
+    task.raw = result.logprob_raw != nullptr;
     task.temperature = field.temperature[r];
     task.top_p = field.top_p[r];
     task.min_p = field.min_p[r];
@@ -122,6 +124,7 @@ void sample_tokens(const TensorView& logits, const SampleParams& params,
     put(result.logprob, r, drawn.logprob);
     put(result.logprob_full, r, drawn.logprob_full);
     put(result.kept_mass, r, drawn.kept_mass);
+    if (task.raw) put(*result.logprob_raw, r, drawn.logprob_raw);
   });
 }
 

@@ -89,10 +89,11 @@ class Draw {
 
   SampleResult run() {
     place_logits();
-    scan();
+    const bool apart = task_.raw && task_.num_adjusted == 0 && temperature_ != 1;
+    apart ? scan<true>() : scan<false>();
     const double full = rebase_sums();
     // A NaN among the logits makes a sum NaN.
-    if (!(max_ > -INFINITY && max_ < INFINITY) || full != full) return {-1, 0, 0, 0};
+    if (!(max_ > -INFINITY && max_ < INFINITY) || full != full) return {-1, 0, 0, 0, 0};
     double kept = full;
     std::int64_t token;
     if (greedy_) {
@@ -101,10 +102,14 @@ class Draw {
       if (set_bounds(full)) kept = sum_blocks();
       token = invert(task_.u * kept);
     }
-    const double shifted =
-        (static_cast<double>(block(token / kBlock)[token % kBlock]) - static_cast<double>(max_)) /
-        static_cast<double>(temperature_);
-    return {token, shifted - std::log(kept), shifted - std::log(full), kept / full};
+    const double below =
+        static_cast<double>(block(token / kBlock)[token % kBlock]) - static_cast<double>(max_);
+    const double shifted = below / temperature_, logprob_full = shifted - std::log(full);
+    double raw = logprob_full;
+    if (apart) raw = below - std::log(raw_sum_);
+    SampleResult result{token, shifted - std::log(kept), logprob_full, kept / full, raw};
+    if (task_.raw && task_.num_adjusted > 0) result.logprob_raw = unadjusted_logprob(token);
+    return result;
   }
 
  private:
@@ -139,7 +144,22 @@ class Draw {
 
   const T* block(std::int64_t b) const { return b == blocks_ - 1 ? last_ : z_ + b * kBlock; }
 
-  // Maximum of every block and sum of its weights against the largest logit so far.
+  // Of a token, at temperature 1, by a pass of its own. Ends the use of what the scratch holds.
+  double unadjusted_logprob(std::int64_t token) {
+    SampleTask plain = task_;
+    plain.num_adjusted = 0;
+    plain.temperature = 0;
+    plain.raw = false;
+    const SampleResult best = Draw(plain, block_sum_).run();
+    const auto* logits = static_cast<const S*>(task_.logits);
+    if (best.token < 0) return NAN;
+    return best.logprob_full + (static_cast<double>(to_arith(logits[token])) -
+                                static_cast<double>(to_arith(logits[best.token])));
+  }
+
+  // Maximum of every block and sum of its weights against the largest logit so far; with `raw`, of
+  // the weights at temperature 1 too.
+  template <bool raw>
   void scan() {
     T base = -INFINITY;
     for (std::int64_t b = 0; b < blocks_; ++b) {
@@ -149,15 +169,23 @@ class Draw {
       Vec<T> top = load<T>(z);
       for (int i = W; i < kBlock; i += W) top = max(top, load<T>(z + i));
       block_max_[b] = max_of<T>(top);
+      const T before = base;
       base = block_max_[b] > base ? block_max_[b] : base;
       block_base_[b] = base;
       const Vec<T> finite = splat<T>(base == -INFINITY ? T{0} : base);
-      vd sum{};
+      vd sum{}, raw_sum{};
       for (int i = 0; i < kBlock; i += W) {
-        const Vec<T> x = load<T>(z + i);
-        sum = add_to(sum, exp_neg((x - finite) * splat<T>(inverse_temperature_)));
+        const Vec<T> x = load<T>(z + i) - finite;
+        sum = add_to(sum, exp_neg(x * splat<T>(inverse_temperature_)));
+        if constexpr (raw) raw_sum = add_to(raw_sum, exp_neg(x));
       }
       block_sum_[b] = sum_of<double>(sum);
+      if constexpr (raw) {
+        if (base > before && raw_sum_ > 0) {
+          raw_sum_ *= std::exp(static_cast<double>(before) - static_cast<double>(base));
+        }
+        raw_sum_ += sum_of<double>(raw_sum);
+      }
     }
     max_ = base;
   }
@@ -315,7 +343,7 @@ class Draw {
   const SampleTask& task_;
   std::int64_t blocks_;
   bool greedy_;
-  double temperature_;
+  double temperature_, raw_sum_ = 0;
   T inverse_temperature_, max_ = 0;
   T bound_ = -INFINITY;  // tokens below it are dropped
   T least_weight_ = 0;   // tokens that weigh less are dropped

@@ -18,7 +18,7 @@ import torch
 from fastsi import ops
 from fastsi.engine.plan import Step, StepRows
 from fastsi.engine.rows import Int
-from fastsi.engine.sampler import Drawn, greedy_params
+from fastsi.engine.sampler import Drawn
 from fastsi.engine.staging import Array, FixedArrays, to_device
 from fastsi.ops.segment_attention._spans import SPAN_FIELDS
 from fastsi.ops.segment_attention.work import SegmentWork
@@ -104,7 +104,7 @@ class Frame:
         self._rows = FixedArrays(self._padding(segments, spans), device)
         self._num_segments = segments
         self._held: _Held | None = None
-        self.greedy = greedy_params(key.width, device)
+        self.greedy = ops.SampleParams.greedy(key.width, device)
         """For `Sampler.sample`."""
         self.graph: torch.cuda.CUDAGraph | None = None
         self.result: tuple[torch.Tensor, ...] = ()

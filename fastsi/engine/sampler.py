@@ -90,13 +90,19 @@ class Sampler:
         """
         params = ops.SampleParams(**{name: settings[name] for name in (*_PARAMS, "position")})
         rows = settings["draw_rows"]
-        drawn = ops.sample_tokens(logits, params, row_index=rows, adjust=adjust, check=False)
+        # On a GPU the settings of a second, greedy draw keep their memory: see `score_tokens`.
+        one_pass = scored and ops.chosen_backend("sample_tokens", logits) != "triton"
+        drawn = ops.sample_tokens(
+            logits, params, row_index=rows, adjust=adjust, check=False, raw=one_pass
+        )
         # A row of NaN draws -1, which no embedding has; the error is raised when it lands.
         self.last[settings["draw_slots"]] = drawn.token.clamp(min=0)
         if self._mode == "processed_logprobs":
             return drawn.token, drawn.logprob
         if not scored:
             return drawn.token, drawn.logprob_full
+        if drawn.logprob_raw is not None:
+            return drawn.token, drawn.logprob_raw
         scores = score_tokens(logits, rows, drawn.token, greedy)
         return drawn.token, torch.where(settings["plain"], drawn.logprob_full, scores)
 
@@ -108,7 +114,8 @@ class Sampler:
         """
         if self._mode != "raw_logprobs":
             return np.ones(len(slots), dtype=bool)
-        plain = np.isin(table.temperature[slots], (0.0, 1.0))
+        temperature = table.temperature[slots]
+        plain: npt.NDArray[np.bool_] = (temperature == 0) | (temperature == 1)
         for at in np.flatnonzero(table.special[slots]):
             path = table.paths[slots[at]]
             plain[at] &= path is None or not path.params.changes_logits
@@ -151,8 +158,8 @@ def score_tokens(
     """Natural-log probabilities of ``tokens`` [D] under rows ``row_index`` of ``logits``.
 
     A greedy draw knows the log-prob of the first maximum in one pass over the row; that of another
-    token is lower by the difference of the two logits. ``greedy`` are `greedy_params` for the rows
-    of ``logits``, where the caller must keep their memory, as a recorded graph does.
+    token is lower by the difference of the two logits. ``greedy`` are settings of greedy draws for
+    the rows of ``logits``, where the caller must keep their memory, as a recorded graph does.
     """
     if greedy is None:
         greedy = _greedy(logits.shape[0], logits.device)
@@ -163,16 +170,7 @@ def score_tokens(
     return best.logprob_full[row_index] + below
 
 
-def greedy_params(rows: int, device: torch.device) -> ops.SampleParams:
-    """Settings of greedy draws, filled on the device."""
-    zeros = torch.zeros(rows, dtype=torch.int64, device=device)
-    real = torch.zeros(rows, device=device)
-    return ops.SampleParams(
-        temperature=real, top_k=zeros.int(), top_p=real + 1, min_p=real, key=zeros, position=zeros
-    )
-
-
-_greedy = functools.lru_cache(maxsize=64)(greedy_params)
+_greedy = functools.lru_cache(maxsize=64)(ops.SampleParams.greedy)
 """Most steps have as many rows as one before."""
 
 

@@ -24,7 +24,7 @@ from tests.ops.support import (
 
 RUNNERS = runners("sample_tokens")
 CPU = [name for name in RUNNERS if name.startswith("cpu")]
-FIELDS = ("token", "logprob", "logprob_full", "kept_mass")
+FIELDS = ("token", "logprob", "logprob_full", "kept_mass", "logprob_raw")
 
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -53,7 +53,8 @@ def moved(data: Any, device: torch.device) -> Any:
     """A dataclass of tensors, or None, on a device."""
     if data is None:
         return None
-    return type(data)(**{f.name: getattr(data, f.name).to(device) for f in fields_of(data)})
+    given = {f.name: getattr(data, f.name) for f in fields_of(data)}
+    return type(data)(**{name: None if x is None else x.to(device) for name, x in given.items()})
 
 
 def draw_on(
@@ -72,6 +73,7 @@ def draw_on(
             moved(params, device),
             row_index=index,
             adjust=moved(adjust, device),
+            raw=True,
             backend=backend,
         )
     result: SampledTokens = moved(drawn, torch.device("cpu"))
@@ -143,6 +145,8 @@ def test_against_plain_python(runner: str, options: dict[str, Any], vocab: int) 
             math.log(weight[token] / full), abs=1e-12
         )
         assert float(drawn.kept_mass[row]) == pytest.approx(total / full, abs=1e-12)
+        raw = values[token] - top - math.log(math.fsum(math.exp(x - top) for x in values))
+        assert float(drawn.logprob_raw[row]) == pytest.approx(raw, abs=1e-12)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
@@ -155,8 +159,8 @@ def test_precision(runner: str, dtype: torch.dtype, options: dict[str, Any]) -> 
     rows, vocab = 6 if runner == "triton" else 100, 3000  # the interpreter is slow
     z = random_logits(rows, vocab, seed=1).to(dtype)
     params = SampleParams.build(key=range(rows), position=2, **options)
-    truth = sample_tokens(z.double(), params, backend="reference")
-    plain = sample_tokens(z, params, backend="reference")
+    truth = sample_tokens(z.double(), params, raw=True, backend="reference")
+    plain = sample_tokens(z, params, raw=True, backend="reference")
     got = draw_on(runner, z, params)
     # Rounding moves running sums by about 1e-6 of the total, so 1 draw in 1e6 times the number of
     # edges nearby may differ.
@@ -193,6 +197,18 @@ def test_greedy_takes_the_first_maximum(runner: str) -> None:
     torch.testing.assert_close(drawn.logprob, expected)
     assert torch.equal(drawn.logprob, drawn.logprob_full)
     assert torch.equal(drawn.kept_mass, torch.ones(4))
+
+
+@pytest.mark.parametrize("runner", CPU)
+def test_the_raw_log_prob_has_the_same_bits_where_the_draw_is_raw(runner: str) -> None:
+    """Which of the two is reported may depend on the rows beside a row."""
+    rows = 40
+    z = random_logits(rows, 1000, seed=4).float()
+    drawn = draw_on(runner, z, SampleParams.build(key=range(rows), position=0))
+    assert torch.equal(drawn.logprob_raw, drawn.logprob_full)
+    greedy = SampleParams.greedy(rows, torch.device("cpu"))
+    drawn = draw_on(runner, z, greedy)
+    assert torch.equal(drawn.logprob_raw, drawn.logprob_full)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
@@ -281,8 +297,10 @@ def test_penalties_and_bias(runner: str, data: st.DataObject) -> None:
     want = sample_tokens(expected, params, backend="reference")
     assert torch.equal(z, before)  # the caller's logits are not modified
     assert torch.equal(got.token, want.token)
+    raw = torch.log_softmax(z, 1).gather(1, want.token[:, None])[:, 0]
     for name in FIELDS[1:]:
-        torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=1e-12, atol=1e-12)
+        expected = raw if name == "logprob_raw" else getattr(want, name)
+        torch.testing.assert_close(getattr(got, name), expected, rtol=1e-12, atol=1e-12)
 
 
 def make_adjust(rows: int, token: int, bias: float) -> LogitAdjust:

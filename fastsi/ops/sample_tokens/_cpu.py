@@ -30,6 +30,7 @@ def sample_tokens(
     params: SampleParams,
     row_index: torch.Tensor | None,
     adjust: LogitAdjust | None,
+    raw: bool,
 ) -> SampledTokens:
     """See `fastsi.ops.sample_tokens`; a row without a usable logit gets token -1."""
     logits = rows_dense(logits)
@@ -42,6 +43,7 @@ def sample_tokens(
         logprob=torch.empty(rows, dtype=dtype),
         logprob_full=torch.empty(rows, dtype=dtype),
         kept_mass=torch.empty(rows, dtype=dtype),
+        logprob_raw=torch.empty(rows, dtype=dtype) if raw else None,
     )
     _C.sample_tokens(
         view(logits),
@@ -49,6 +51,7 @@ def sample_tokens(
         None if index is None else view(index),
         None if changes is None else [view(tensor) for tensor in changes],
         [view(t) for t in (drawn.token, drawn.logprob, drawn.logprob_full, drawn.kept_mass)],
+        None if drawn.logprob_raw is None else view(drawn.logprob_raw),
         torch.get_num_threads(),
     )
     return drawn

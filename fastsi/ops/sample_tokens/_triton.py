@@ -11,6 +11,8 @@ so the op can be captured in a CUDA graph.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import triton
 
@@ -34,6 +36,7 @@ def sample_tokens(
     params: SampleParams,
     row_index: torch.Tensor | None,
     adjust: LogitAdjust | None,
+    raw: bool = False,
     *,
     candidates: int = CANDIDATES,
 ) -> SampledTokens:
@@ -42,7 +45,7 @@ def sample_tokens(
 
     ``candidates`` bounds how many are gathered per row; tests make it small.
     """
-    logits = rows_dense(logits)
+    logits = given = rows_dense(logits)
     sources, vocab = logits.shape
     rows, device, dtype = params.num_rows, logits.device, accumulate_dtype(logits.dtype)
     drawn = SampledTokens(
@@ -105,7 +108,21 @@ def sample_tokens(
             num_warps=8,
             **({"maxnreg": REGISTERS} if logits.is_cuda else {}),
         )
-    return drawn
+    if not raw:
+        return drawn
+    return dataclasses.replace(drawn, logprob_raw=_raw_logprob(given, row_index, drawn.token))
+
+
+def _raw_logprob(
+    logits: torch.Tensor, row_index: torch.Tensor | None, token: torch.Tensor
+) -> torch.Tensor:
+    """That of the first maximum, which a greedy draw gives, and the difference of two logits."""
+    best = sample_tokens(logits, SampleParams.greedy(len(logits), logits.device), None, None)
+    index = torch.arange(len(token), device=token.device) if row_index is None else row_index
+    index = index.clamp(0, len(logits) - 1)
+    own, top = (logits[index, at.clamp(min=0)] for at in (token, best.token[index]))
+    dtype = accumulate_dtype(logits.dtype)
+    return best.logprob_full[index] + (own.to(dtype) - top.to(dtype))
 
 
 def _width(element_bytes: int) -> int:

@@ -18,6 +18,7 @@ def sample_tokens(
     row_index: torch.Tensor | None = None,
     adjust: LogitAdjust | None = None,
     check: bool = True,
+    raw: bool = False,
     backend: str = "auto",
 ) -> SampledTokens:
     """Draw one token per row, exactly from the stated distribution, from the row's own stream.
@@ -34,6 +35,8 @@ def sample_tokens(
             the vocabulary is skipped.
         check: look for rows without a result, which waits for the device. False, as the capture
             of a CUDA graph needs, leaves token -1 in such a row; see `require_drawn`.
+        raw: give `SampledTokens.logprob_raw` too. Backend "cpu" finds it in the same pass over a
+            row, unless the row is adjusted; "triton" in a second draw.
         backend: a name, or "auto".
 
     Raises:
@@ -57,7 +60,7 @@ def sample_tokens(
         _checks.require_device("adjust", adjust.repetition, logits.device)
     _checks.require_device("params", params.temperature, logits.device)
     run = _registry.choose("sample_tokens", _registry.facts(logits), backend)
-    drawn: SampledTokens = run(logits, params, row_index, adjust)
+    drawn: SampledTokens = run(logits, params, row_index, adjust, raw)
     if check and bool((drawn.token < 0).any()):
         read = None if row_index is None else row_index.cpu().numpy()
         outside = (read is not None) and (read < 0) | (read >= len(logits))

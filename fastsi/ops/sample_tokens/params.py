@@ -83,6 +83,20 @@ class SampleParams:
         }
         return cls(**tensors)
 
+    @classmethod
+    def greedy(cls, rows: int, device: torch.device) -> SampleParams:
+        """Of draws at temperature 0, filled on the device."""
+        zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+        real = torch.zeros(rows, device=device)
+        return cls(
+            temperature=real,
+            top_k=zeros.int(),
+            top_p=real + 1,
+            min_p=real,
+            key=zeros,
+            position=zeros,
+        )
+
     @property
     def num_rows(self) -> int:
         """R."""
@@ -141,3 +155,6 @@ class SampledTokens:
     """Of the token, over the whole vocabulary at the same temperature."""
     kept_mass: torch.Tensor
     """Share of the whole vocabulary's mass that truncation kept."""
+    logprob_raw: torch.Tensor | None = None
+    """Of the token under the given logits alone: no adjustment, no truncation, temperature 1; where
+    it was asked for."""

@@ -14,6 +14,7 @@ def sample_tokens(
     params: SampleParams,
     row_index: torch.Tensor | None,
     adjust: LogitAdjust | None,
+    raw: bool,
 ) -> SampledTokens:
     """See `fastsi.ops.sample_tokens`; a row without a usable logit gets token -1."""
     rows = logits if row_index is None else logits[row_index]
@@ -29,11 +30,16 @@ def sample_tokens(
     token = torch.where(greedy[:, 0], z.argmax(dim=1), drawn)[:, None]
     shifted = ((z - top) / t).gather(1, token).double()
     logprob, full = shifted - total.log(), shifted - weight.sum(dim=1, keepdim=True).log()
+    plain = rows.double().log_softmax(dim=1).gather(1, token) if raw else None
     good = top.isfinite() & ~z.isnan().any(dim=1, keepdim=True)
     results = (logprob.to(z.dtype), full.to(z.dtype), (full - logprob).exp().to(z.dtype))
     logprob, full, mass = (x[:, 0] for x in results)
     return SampledTokens(
-        token=torch.where(good, token, -1)[:, 0], logprob=logprob, logprob_full=full, kept_mass=mass
+        token=torch.where(good, token, -1)[:, 0],
+        logprob=logprob,
+        logprob_full=full,
+        kept_mass=mass,
+        logprob_raw=None if plain is None else plain[:, 0].to(z.dtype),
     )
 
 
