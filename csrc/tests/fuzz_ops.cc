@@ -239,6 +239,7 @@ void fuzz_sample() {
   Tensor presence(DType::f32, {rows}), frequency(DType::f32, {rows});
   const DType sums = dtype == DType::f64 ? DType::f64 : DType::f32;
   Tensor token(DType::i64, {rows}), logprob(sums, {rows}), full(sums, {rows}), mass(sums, {rows});
+  Tensor raw(sums, {rows});
   for (std::int64_t r = 0; r < rows; ++r) {
     temperature.as<float>()[r] = pick(0, 3) ? static_cast<float>(pick(1, 30)) / 10 : 0.0f;
     top_k.as<std::int32_t>()[r] = static_cast<std::int32_t>(pick(0, 1) ? 0 : pick(1, vocab + 3));
@@ -255,10 +256,11 @@ void fuzz_sample() {
   }
   const fastsi::LogitAdjust adjust{indptr.view,    token_ids.view,  bias.view,     count.view,
                                    in_prompt.view, repetition.view, presence.view, frequency.view};
-  const bool adjusted = pick(0, 1) == 1;
+  const bool adjusted = pick(0, 1) == 1, with_raw = pick(0, 1) == 1;
   fastsi::sample_tokens(
       logits.view, {temperature.view, top_k.view, top_p.view, min_p.view, key.view, position.view},
-      nullptr, adjusted ? &adjust : nullptr, {token.view, logprob.view, full.view, mass.view}, 2);
+      nullptr, adjusted ? &adjust : nullptr,
+      {token.view, logprob.view, full.view, mass.view, with_raw ? &raw.view : nullptr}, 2);
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t drawn = token.as<std::int64_t>()[r];
     require(0 <= drawn && drawn < vocab, "sample: token");
@@ -266,6 +268,10 @@ void fuzz_sample() {
     require(mass.get(r) > 0 && mass.get(r) < 1 + 1e-6, "sample: kept mass");
     require(std::abs(std::exp(full.get(r) - logprob.get(r)) - mass.get(r)) < 1e-4, "sample: mass");
     const bool banned = adjusted && bias.as<float>()[r] == -INFINITY;
+    const float t = temperature.as<float>()[r];
+    require(!with_raw || raw.get(r) < 1e-5, "sample: raw log-prob");
+    require(!with_raw || adjusted || (t != 0 && t != 1) || raw.get(r) == full.get(r),
+            "sample: raw log-prob of a draw at temperature 1");
     require(!banned || drawn != token_ids.as<std::int32_t>()[r], "sample: a banned token");
   }
 }

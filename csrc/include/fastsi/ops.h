@@ -92,7 +92,7 @@ struct LogitAdjust {
 
 struct SampledTokens {
   TensorView token, logprob, logprob_full, kept_mass;
-  const TensorView* logprob_raw;  // may be null: not wanted
+  const TensorView* logprob_raw = nullptr;  // where it is wanted
 };
 
 // Weights of a linear layer in panels of columns, as the kernels of one instruction set read them:
