@@ -199,7 +199,7 @@ def test_greedy_takes_the_first_maximum(runner: str) -> None:
     assert torch.equal(drawn.kept_mass, torch.ones(4))
 
 
-@pytest.mark.parametrize("runner", CPU)
+@pytest.mark.parametrize("runner", [*CPU, "reference"])
 def test_the_raw_log_prob_has_the_same_bits_where_the_draw_is_raw(runner: str) -> None:
     """Which of the two is reported may depend on the rows beside a row."""
     rows = 40

@@ -30,7 +30,10 @@ def sample_tokens(
     token = torch.where(greedy[:, 0], z.argmax(dim=1), drawn)[:, None]
     shifted = ((z - top) / t).gather(1, token).double()
     logprob, full = shifted - total.log(), shifted - weight.sum(dim=1, keepdim=True).log()
-    plain = rows.double().log_softmax(dim=1).gather(1, token) if raw else None
+    plain = None
+    if raw:  # the same bits where it is the same number
+        same = t == 1 if adjust is None else (t == 1) & (adjust.indptr.diff() == 0)[:, None]
+        plain = torch.where(same, full, rows.double().log_softmax(dim=1).gather(1, token))
     good = top.isfinite() & ~z.isnan().any(dim=1, keepdim=True)
     results = (logprob.to(z.dtype), full.to(z.dtype), (full - logprob).exp().to(z.dtype))
     logprob, full, mass = (x[:, 0] for x in results)
