@@ -270,8 +270,7 @@ FASTSI_INLINE void amx_values(const AmxScratch& s, const Group& group, int n, co
 }
 
 // Weights of one query against its new maximum, split for the next product; returns their sum, by
-// lanes.
-// Scores past n must be -inf up to a whole step.
+// lanes. Scores past n must be -inf up to a whole step.
 FASTSI_INLINE vf amx_weigh(const float* score, float base, int n, char* p) {
   constexpr std::int64_t part = kTile / kStep * kGroupRows * kTileRowBytes;
   const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));

@@ -199,6 +199,12 @@ def test_greedy_takes_the_first_maximum(runner: str) -> None:
     assert torch.equal(drawn.kept_mass, torch.ones(4))
 
 
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_draw_of_no_rows_gives_every_field(runner: str) -> None:
+    drawn = draw_on(runner, torch.zeros(0, 5), SampleParams.build(key=[], position=0))
+    assert [getattr(drawn, name).shape for name in FIELDS] == [(0,)] * len(FIELDS)
+
+
 @pytest.mark.parametrize("runner", [*CPU, "reference"])
 def test_the_raw_log_prob_has_the_same_bits_where_the_draw_is_raw(runner: str) -> None:
     """Which of the two is reported may depend on the rows beside a row."""

@@ -53,6 +53,7 @@ def sample_tokens(
         logprob=torch.empty(rows, dtype=dtype, device=device),
         logprob_full=torch.empty(rows, dtype=dtype, device=device),
         kept_mass=torch.empty(rows, dtype=dtype, device=device),
+        logprob_raw=torch.empty(rows, dtype=dtype, device=device) if raw else None,
     )
     if rows == 0:
         return drawn
