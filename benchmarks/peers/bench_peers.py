@@ -95,6 +95,8 @@ def _openvino(path: str, **properties: str) -> Provider:
 PROVIDERS = {
     "fastsi": _fastsi(),
     "fastsi-int8": _fastsi(quantization="int8", kv_dtype="int8"),
+    "fastsi-bf16": _fastsi(quantization="bf16", kv_dtype="int8"),
+    "fastsi-bf16-kv32": _fastsi(quantization="bf16"),
     "fastsi-int8-kv32": _fastsi(quantization="int8"),
     "fastsi-kv8": _fastsi(kv_dtype="int8"),
     "fastsi-deterministic": _fastsi(deterministic=True),
@@ -102,6 +104,11 @@ PROVIDERS = {
     "fastsi-no-sharing": dataclasses.replace(_fastsi(sharing="none"), slow=True),
     "vllm": Provider(
         driver="vllm", environment="vllm", settings={"folder": "{models}/float32", "rows": 512}
+    ),
+    "vllm-bf16": Provider(
+        driver="vllm",
+        environment="vllm",
+        settings={"folder": "{models}/float32", "rows": 512, "dtype": "bfloat16"},
     ),
     "openvino-gguf": _openvino("{gguf}"),
     "openvino-fp32": _openvino("{models}/openvino-fp32", INFERENCE_PRECISION_HINT="f32"),

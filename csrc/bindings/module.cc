@@ -60,7 +60,10 @@ void bind_ops(py::module_& m) {
         return LinearWeights{data, n, k, pair, parts};
       }));
   m.def("linear_parts", &fastsi::linear_parts, Release());
-  m.def("linear_packed_shape", &fastsi::linear_packed_shape);
+  m.def("linear_packed_shape", [](std::int64_t n, std::int64_t k, bool pair, bool bf16) {
+    const auto dtype = bf16 ? fastsi::DType::bf16 : fastsi::DType::f32;
+    return fastsi::linear_packed_shape(n, k, pair, dtype);
+  });
   m.def("linear_pack", &fastsi::linear_pack, Release());
   m.def("linear_unpack", &fastsi::linear_unpack, Release());
   m.def(

@@ -22,10 +22,12 @@ Isa widest() {
   return best;
 }
 
-#if defined(FASTSI_AVX_VNNI_KERNELS)
-bool has_avx_vnni() {
+#if defined(FASTSI_X86_KERNELS)
+// Bits of EAX of leaf 7, subleaf 1.
+[[maybe_unused]] constexpr unsigned kAvxVnni = 1u << 4, kAvx512Bf16 = 1u << 5;
+[[maybe_unused]] bool has_feature(unsigned bit) {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & bit) != 0;
 }
 #endif
 
@@ -37,7 +39,6 @@ bool amx_granted() {
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
   if ((edx & kBf16) == 0 || (edx & kTile) == 0 || (edx & kInt8) == 0) return false;
-  if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0 || (eax & (1u << 5)) == 0) return false;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
@@ -60,7 +61,7 @@ bool isa_available(Isa isa) {
              __builtin_cpu_supports("f16c");
     case Isa::avx2_vnni:
 #if defined(FASTSI_AVX_VNNI_KERNELS)
-      return isa_available(Isa::avx2) && has_avx_vnni();
+      return isa_available(Isa::avx2) && has_feature(kAvxVnni);
 #else
       return false;
 #endif
@@ -70,9 +71,15 @@ bool isa_available(Isa isa) {
              __builtin_cpu_supports("avx512dq");
     case Isa::avx512_vnni:
       return isa_available(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
+    case Isa::avx512_bf16:
+#if defined(FASTSI_AVX512_BF16_KERNELS)
+      return isa_available(Isa::avx512_vnni) && has_feature(kAvx512Bf16);
+#else
+      return false;
+#endif
     case Isa::amx: {
 #if defined(FASTSI_AMX_KERNELS)
-      static const bool granted = isa_available(Isa::avx512_vnni) && amx_granted();
+      static const bool granted = isa_available(Isa::avx512_bf16) && amx_granted();
       return granted;
 #else
       return false;
@@ -86,7 +93,8 @@ bool isa_available(Isa isa) {
 }
 
 const char* name_of(Isa isa) {
-  constexpr const char* names[] = {"portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "amx"};
+  constexpr const char* names[] = {"portable",    "avx2",        "avx2_vnni", "avx512",
+                                   "avx512_vnni", "avx512_bf16", "amx"};
   return names[static_cast<int>(isa)];
 }
 
@@ -105,7 +113,7 @@ void set_isa(const std::string& name) {
     return;
   }
   fail("instruction set ", name,
-       ": must be auto, portable, avx2, avx2_vnni, avx512, avx512_vnni or amx");
+       ": must be auto, portable, avx2, avx2_vnni, avx512, avx512_vnni, avx512_bf16 or amx");
 }
 
 }  // namespace fastsi

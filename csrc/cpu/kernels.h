@@ -47,11 +47,11 @@ void check_linear_call(const TensorView& x, std::int64_t k, std::int64_t n, bool
 struct LinearTask {
   const float* x;
   const std::int64_t* row_index;  // null: row r of the output reads row r of x
-  const float* weights;
+  const void* weights;            // words of 4 bytes: a float32, or two bfloat16
   const float *bias, *residual;  // null: none
   float* out;
   std::int64_t x_stride, residual_stride, out_stride;
-  std::int64_t panel_stride;  // floats
+  std::int64_t panel_stride;  // words
   std::int64_t k, n;
   Activation activation;
   bool pair;
@@ -64,6 +64,7 @@ struct LinearBlock {
 struct LinearLayout {
   std::int64_t width;      // columns of a panel
   std::int64_t lanes;      // of a vector: the grain at which a pair's halves alternate
+  std::int64_t inputs;     // of a step: values of a column that lie side by side
   std::int64_t depth;      // the grain to which k is filled up with zeros
   std::int64_t rows;       // of a register block
   std::int64_t row_bytes;  // that an item reads of each row, per k
@@ -131,14 +132,19 @@ struct ActTask {
   std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows);           \
   void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch); \
   }
+#define FASTSI_DECLARE_LINEAR(isa, name)                                                           \
+  namespace isa {                                                                                  \
+  LinearLayout name##_layout();                                                                    \
+  std::size_t name##_scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels);      \
+  void name##_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,                 \
+                      std::int64_t panels, void* scratch);                                         \
+  void name(const LinearTask& task, const LinearBlock& block, void* scratch);                      \
+  }
 #define FASTSI_DECLARE_KERNELS(isa)                                                                \
   FASTSI_DECLARE_ATTENTION(isa)                                                                    \
+  FASTSI_DECLARE_LINEAR(isa, linear_fp32)                                                          \
+  FASTSI_DECLARE_LINEAR(isa, linear_bf16)                                                          \
   namespace isa {                                                                                  \
-  LinearLayout linear_fp32_layout();                                                               \
-  std::size_t linear_fp32_scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels); \
-  void linear_fp32_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,            \
-                           std::int64_t panels, void* scratch);                                    \
-  void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch);               \
   void merge(const MergeTask& task, std::int64_t row);                                             \
   std::size_t sample_scratch(const SampleTask& task);                                              \
   SampleResult sample(const SampleTask& task, void* scratch);                                      \
@@ -152,16 +158,22 @@ FASTSI_DECLARE_KERNELS(avx512)
 FASTSI_DECLARE_KERNELS(amx)
 FASTSI_DECLARE_ATTENTION(avx2_vnni)
 FASTSI_DECLARE_ATTENTION(avx512_vnni)
+FASTSI_DECLARE_LINEAR(avx512_bf16, linear_bf16)
 #undef FASTSI_DECLARE_KERNELS
+#undef FASTSI_DECLARE_LINEAR
 #undef FASTSI_DECLARE_ATTENTION
+
+struct LinearKernel {
+  decltype(&portable::linear_fp32_layout) layout;
+  decltype(&portable::linear_fp32_scratch) scratch;
+  decltype(&portable::linear_fp32_prepare) prepare;
+  decltype(&portable::linear_fp32) run;
+};
 
 struct Kernels {
   decltype(&portable::attention_scratch) attention_scratch;
   decltype(&portable::attention) attention;
-  decltype(&portable::linear_fp32_layout) linear_fp32_layout;
-  decltype(&portable::linear_fp32_scratch) linear_fp32_scratch;
-  decltype(&portable::linear_fp32_prepare) linear_fp32_prepare;
-  decltype(&portable::linear_fp32) linear_fp32;
+  LinearKernel linear_fp32, linear_bf16;
   decltype(&portable::merge) merge;
   decltype(&portable::sample_scratch) sample_scratch;
   decltype(&portable::sample) sample;

@@ -26,6 +26,10 @@ thread_local struct {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+std::int64_t filled_up(std::int64_t k, const LinearLayout& layout) {
+  return ceil_div(k, layout.depth) * layout.depth;
+}
+
 // As the kernel on tiles splits: ties go away from zero.
 float nearest_bf16(float x) {
   std::uint32_t bits;
@@ -50,14 +54,19 @@ std::int64_t feature_of(const LinearLayout& layout, const LinearWeights& packed,
   return feature < half ? feature + group % 2 * half : packed.n;
 }
 
+const LinearKernel& kernel_of(const char* name, DType dtype) {
+  FASTSI_CHECK(dtype == DType::f32 || dtype == DType::bf16, name, ": is ", name_of(dtype),
+               ", must be float32 or bfloat16");
+  return dtype == DType::f32 ? kernels().linear_fp32 : kernels().linear_bf16;
+}
+
 LinearLayout check_packed(const LinearWeights& packed) {
-  const LinearLayout layout = kernels().linear_fp32_layout();
   const TensorView& data = packed.data;
+  const LinearLayout layout = kernel_of("weights", data.dtype).layout();
   require_dims("weights", data, 3);
-  require_dtype("weights", data, DType::f32);
   require_contiguous("weights", data);
-  FASTSI_CHECK(data.shape[2] == layout.width, "weights: packed in panels of ", data.shape[2],
-               " columns, instruction set ", name_of(isa()), " reads panels of ", layout.width,
+  FASTSI_CHECK(data.shape[2] == layout.width * layout.inputs, "weights: packed in panels of ",
+               data.shape[2] / layout.inputs, " columns, instruction set ", name_of(isa()), " reads panels of ", layout.width,
                "; pack them again");
   FASTSI_CHECK(1 <= packed.parts && packed.parts <= 3, "weights: ", packed.parts,
                " parts, must be 1 to 3");
@@ -65,13 +74,13 @@ LinearLayout check_packed(const LinearWeights& packed) {
                " output features", packed.pair ? ", a pair must have an even number" : "");
   require_size("weights", data, 0,
                ceil_div(packed_columns(layout, packed.n, packed.pair), layout.width));
-  require_size("weights", data, 1, ceil_div(packed.k, layout.depth) * layout.depth);
+  require_size("weights", data, 1, filled_up(packed.k, layout) / layout.inputs);
   return layout;
 }
 
 void check_plain(const TensorView& weight, const LinearWeights& packed, std::int64_t first) {
   require_dims("weight", weight, 2);
-  require_dtype("weight", weight, DType::f32);
+  require_dtype("weight", weight, packed.data.dtype);
   require_contiguous("weight", weight);
   require_size("weight", weight, 1, packed.k);
   FASTSI_CHECK(first >= 0 && first + weight.shape[0] <= packed.n, "weight: features ", first,
@@ -79,29 +88,42 @@ void check_plain(const TensorView& weight, const LinearWeights& packed, std::int
 }
 
 // Calls visit(element of the packed panels, element of the plain weight) for every element of the
-// plain weight, panel by panel.
-template <class Visit>
-void for_each_weight(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
-                     int threads, Visit visit) {
+// plain weight, panel by panel. Element: an integer of the weights' size.
+template <class Element, class Visit>
+void for_each_element(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
+                      int threads, Visit visit) {
   const LinearLayout layout = check_packed(packed);
   check_plain(weight, packed, first);
   const std::int64_t depth = packed.k, last = first + weight.shape[0];
-  auto* plain = static_cast<float*>(weight.data);
-  auto* panels = static_cast<float*>(packed.data.data);
+  auto* plain = static_cast<Element*>(weight.data);
+  auto* panels = static_cast<Element*>(packed.data.data);
   if (static_cast<double>(weight.numel()) < kSerialElements) threads = 1;
   parallel_for(packed.data.shape[0], threads, [&](std::int64_t p) {
     constexpr std::int64_t kStep = 16;  // one cache line of every feature at a time
-    float* panel = panels + p * packed.data.shape[1] * layout.width;
+    Element* panel = panels + p * packed.data.shape[1] * packed.data.shape[2];
     for (std::int64_t begin = 0; begin < depth; begin += kStep) {
       const std::int64_t end = std::min(depth, begin + kStep);
       for (std::int64_t c = 0; c < layout.width; ++c) {
         const std::int64_t feature = feature_of(layout, packed, p * layout.width + c);
         if (feature < first || feature >= last) continue;
-        float* row = plain + (feature - first) * depth;
-        for (std::int64_t k = begin; k < end; ++k) visit(panel[k * layout.width + c], row[k]);
+        Element* row = plain + (feature - first) * depth;
+        for (std::int64_t k = begin; k < end; ++k) {
+          const std::int64_t step = k / layout.inputs, input = k % layout.inputs;
+          visit(panel[(step * layout.width + c) * layout.inputs + input], row[k]);
+        }
       }
     }
   });
+}
+
+template <class Visit>
+void for_each_weight(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
+                     int threads, Visit visit) {
+  if (packed.data.dtype == DType::bf16) {
+    for_each_element<std::uint16_t>(weight, packed, first, threads, visit);
+  } else {
+    for_each_element<std::uint32_t>(weight, packed, first, threads, visit);
+  }
 }
 
 // A work item is `rows` rows times `panels` panels. Any split gives the same bits.
@@ -173,10 +195,11 @@ void check_linear_call(const TensorView& x, std::int64_t k, std::int64_t n, bool
   }
 }
 
-std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair) {
-  const LinearLayout layout = kernels().linear_fp32_layout();
+std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair,
+                                                DType dtype) {
+  const LinearLayout layout = kernel_of("weights", dtype).layout();
   return {ceil_div(packed_columns(layout, n, pair), layout.width),
-          ceil_div(k, layout.depth) * layout.depth, layout.width};
+          filled_up(k, layout) / layout.inputs, layout.width * layout.inputs};
 }
 
 int linear_parts(const TensorView& weight, int threads) {
@@ -202,12 +225,12 @@ int linear_parts(const TensorView& weight, int threads) {
 
 void linear_pack(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
                  int threads) {
-  for_each_weight(weight, packed, first, threads, [](float& to, float& from) { to = from; });
+  for_each_weight(weight, packed, first, threads, [](auto& to, auto& from) { to = from; });
 }
 
 void linear_unpack(const LinearWeights& packed, std::int64_t first, const TensorView& weight,
                    int threads) {
-  for_each_weight(weight, packed, first, threads, [](float& from, float& to) { to = from; });
+  for_each_weight(weight, packed, first, threads, [](auto& from, auto& to) { to = from; });
 }
 
 void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilogue& after,
@@ -223,14 +246,14 @@ void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilog
                         after.row_index == nullptr
                             ? nullptr
                             : static_cast<const std::int64_t*>(after.row_index->data),
-                        static_cast<const float*>(packed.data.data),
+                        packed.data.data,
                         floats(after.bias),
                         floats(after.residual),
                         static_cast<float*>(out.data),
                         x.stride[0],
                         after.residual == nullptr ? 0 : after.residual->stride[0],
                         out.stride[0],
-                        packed.data.shape[1] * packed.data.shape[2],
+                        packed.data.shape[1] * layout.width,
                         depth,
                         packed.n,
                         after.activation,
@@ -238,8 +261,8 @@ void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilog
                         packed.parts};
   if (static_cast<double>(rows) * static_cast<double>(depth * packed.n) < kSerialWork) threads = 1;
   const Items items = cut(rows, task, panels, layout, threads);
-  const Kernels& kernel = kernels();
-  const std::size_t bytes = kernel.linear_fp32_scratch(task, items.rows, items.panels);
+  const LinearKernel& kernel = kernel_of("weights", packed.data.dtype);
+  const std::size_t bytes = kernel.scratch(task, items.rows, items.panels);
   const std::uint64_t call = ++calls;
   parallel_for(items.chunks * items.groups, threads, [&](std::int64_t item) {
     const std::int64_t row = item / items.groups * items.rows;
@@ -249,10 +272,10 @@ void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilog
     const std::int64_t count = block.row_last - block.row_first;
     void* scratch = thread_scratch(bytes);
     if (prepared.call != call || prepared.row != row) {
-      kernel.linear_fp32_prepare(task, row, count, items.panels, scratch);
+      kernel.prepare(task, row, count, items.panels, scratch);
       prepared = {call, row};
     }
-    kernel.linear_fp32(task, block, scratch);
+    kernel.run(task, block, scratch);
   });
 }
 

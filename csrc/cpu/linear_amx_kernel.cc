@@ -202,7 +202,8 @@ struct Scratch {
 }  // namespace
 
 LinearLayout linear_fp32_layout() {
-  return {kWidth, kTileRows, kStepDepth, 2 * kTileRows, kParts * 2, kBlockSteps * kStepDepth};
+  return {kWidth,        kTileRows,  1, kStepDepth, 2 * kTileRows, kParts * 2,
+          kBlockSteps * kStepDepth};
 }
 
 std::size_t linear_fp32_scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels) {
@@ -239,7 +240,7 @@ void linear_fp32(const LinearTask& task, const LinearBlock& block, void* memory)
     const std::int64_t lines = ceil_div(kStepLines, products * ceil_div(scratch.tiles, 2));
     const std::int64_t share = steps * products * lines * 16;
     for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
-      const float* panel = task.weights + p * task.panel_stride + step * kStepDepth * kWidth;
+      const float* panel = static_cast<const float*>(task.weights) + p * task.panel_stride + step * kStepDepth * kWidth;
       for (std::int64_t r = 0; r < rows; r += 2 * kTileRows) {
         const std::int64_t tile = r / kTileRows;
         float* sums = scratch.sums_of(p - block.panel_first, tile);

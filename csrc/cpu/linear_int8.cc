@@ -54,6 +54,7 @@ const Int8Kernels& int8_kernels() {
 #endif
       FASTSI_TABLE(avx512),
       FASTSI_TABLE(avx512_vnni),
+      FASTSI_TABLE(avx512_vnni),  // of avx512_bf16
 #endif
 #if defined(FASTSI_AMX_KERNELS)
       FASTSI_TABLE(amx),

@@ -20,16 +20,17 @@ double activated(double x, fastsi::Activation kind) {
 // Packs `weight` as one or two weights side by side and checks that unpacking gives the same bits.
 void pack(const Tensor& weight, const fastsi::LinearWeights& packed) {
   const std::int64_t cut = pick(0, packed.n), k = packed.k;
-  Tensor back(DType::f32, {packed.n, k});
+  const auto size = static_cast<std::int64_t>(fastsi::size_of(weight.view.dtype));
+  Tensor back(weight.view.dtype, {packed.n, k});
   for (const auto& [first, last] : {std::pair{std::int64_t{0}, cut}, std::pair{cut, packed.n}}) {
     TensorView part = weight.view;
     part.shape[0] = last - first;
-    part.data = static_cast<float*>(weight.view.data) + first * k;
+    part.data = static_cast<char*>(weight.view.data) + first * k * size;
     fastsi::linear_pack(part, packed, first, static_cast<int>(pick(1, 3)));
-    part.data = back.as<float>() + first * k;
+    part.data = static_cast<char*>(back.view.data) + first * k * size;
     fastsi::linear_unpack(packed, first, part, static_cast<int>(pick(1, 3)));
   }
-  const auto bytes = static_cast<std::size_t>(weight.view.numel()) * sizeof(float);
+  const auto bytes = static_cast<std::size_t>(weight.view.numel() * size);
   require(std::memcmp(back.view.data, weight.view.data, bytes) == 0, "linear: unpack");
 }
 
@@ -47,17 +48,24 @@ void linear() {
   const std::int64_t k = pick(0, 9) ? pick(0, 130) : pick(700, 1100);
   const bool pair = pick(0, 1), gather = sources > 0 && pick(0, 1);
   const std::int64_t columns = pick(1, 100), n = pair ? 2 * columns : columns;
-  Tensor x(DType::f32, {gather ? sources : rows, k}), weight(DType::f32, {n, k});
+  const bool narrow = pick(0, 1);
+  const DType type = narrow ? DType::bf16 : DType::f32;
+  Tensor x(DType::f32, {gather ? sources : rows, k}), weight(type, {n, k});
   Tensor bias(DType::f32, {n}), residual(DType::f32, {rows, columns});
   Tensor out(DType::f32, {rows, columns}), index(DType::i64, {rows});
-  const auto shape = fastsi::linear_packed_shape(n, k, pair);
-  Tensor data(DType::f32, {shape[0], shape[1], shape[2]});
+  const auto shape = fastsi::linear_packed_shape(n, k, pair, type);
+  Tensor data(type, {shape[0], shape[1], shape[2]});
   for (Tensor* tensor : {&x, &weight, &bias, &residual}) tensor->fill_normal();
   for (std::int64_t r = 0; gather && r < rows; ++r) {
     index.as<std::int64_t>()[r] = pick(0, sources - 1);
   }
-  shorten(weight, static_cast<int>(pick(1, 3)));
-  const fastsi::LinearWeights packed{data.view, n, k, pair, fastsi::linear_parts(weight.view, 2)};
+  if (narrow) {
+    shorten(x, 1);  // then rounding changes nothing
+  } else {
+    shorten(weight, static_cast<int>(pick(1, 3)));
+  }
+  const int parts = narrow ? 1 : fastsi::linear_parts(weight.view, 2);
+  const fastsi::LinearWeights packed{data.view, n, k, pair, parts};
   pack(weight, packed);
   fastsi::LinearEpilogue after;
   const bool biased = pick(0, 1), added = pick(0, 1);
@@ -69,7 +77,7 @@ void linear() {
     fastsi::LinearWeights wrong = packed;
     const bool outside = gather && rows > 0 && pick(0, 1);
     if (outside) index.as<std::int64_t>()[pick(0, rows - 1)] = pick(0, 1) ? sources : -1;
-    if (!outside) wrong.k += shape[1] + 1;
+    if (!outside) wrong.k += 2 * shape[1] + 1;
     try {
       fastsi::linear(x.view, wrong, after, out.view, 2);
     } catch (const std::invalid_argument&) {

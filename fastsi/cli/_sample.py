@@ -44,7 +44,7 @@ def command(
     quantization: Annotated[
         str | None,
         typer.Option(
-            help="int8: linear layers in 8 bits (CPU, float32 weights).",
+            help="bf16 or int8: linear layers in 16 or 8 bits (CPU, float32 weights).",
             show_default="none",
             metavar="KIND",
         ),

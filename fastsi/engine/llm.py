@@ -68,8 +68,10 @@ class LLM:
             tokenizer: None: loaded from ``model``; a live model without one takes and gives ids.
             dtype: of weights and KV: "auto", "float32", "float64", "bfloat16" or "float16".
             device: "auto" (the first GPU, else the CPU) or a torch device.
-            quantization: "int8": linear layers run on 8-bit copies of their weights, and round rows
-                to 8 bits as they come (`fastsi.ops.linear`); None: in ``dtype``. CPU, float32 only.
+            quantization: linear layers run on smaller copies of their weights, and round rows as
+                they come (`fastsi.ops.linear`): "bf16" to bfloat16, which costs next to nothing
+                and pays where the CPU multiplies it; "int8" to 8 bits, faster still. None: in
+                ``dtype``. CPU, float32 only.
             kv_dtype: of the KV cache: "auto" (as the weights), "float32", or for float32 models
                 "bfloat16" (half the memory, arithmetic stays float32) or, on a CPU, "int8" (a
                 quarter, `fastsi.ops.kv_quant`; attention over shared spans may use integers).
@@ -283,7 +285,7 @@ class LLM:
         On a CPU linear layers run on packed copies of their weights. This empties the parameters
         that nothing else of the pass reads (tied embeddings, norms, biases and adapters stay):
         they keep shape and dtype, and reading their values raises `ModelError`. `load_weights`
-        works as before, except with ``quantization="int8"``. Until `restore_weights`, changes to
+        works as before, except with ``quantization``. Until `restore_weights`, changes to
         the model's modules, hooks or instruction set are refused.
 
         Raises:
@@ -296,7 +298,7 @@ class LLM:
         """Undo `release_weights`, bit for bit; the model can be trained, saved and changed again.
 
         Raises:
-            ConfigError: with ``quantization="int8"``, whose packed copies are rounded.
+            ConfigError: with ``quantization``, whose packed copies are rounded.
         """
         self._runner.restore_weights()
         self._notice_new_weights()

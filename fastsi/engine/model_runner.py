@@ -34,7 +34,7 @@ from fastsi.errors import ConfigError
 from fastsi.ops.segment_attention.work import WorkShape, plan_work
 from fastsi.types import check_known
 
-Quantization = Literal["int8"]
+Quantization = Literal["bf16", "int8"]
 
 _PROBE_TOKENS = 33
 _PROBE_PAGE = 16

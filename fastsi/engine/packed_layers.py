@@ -165,7 +165,7 @@ class PackedLayers:
         """Give released weights their memory and values back, bit for bit.
 
         Raises:
-            ConfigError: the packed copy has other values (mode int8), or another instruction set
+            ConfigError: the packed copy has other values (a mode that rounds), or another instruction set
                 is in force.
         """
         if not self._released:

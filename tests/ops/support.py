@@ -19,12 +19,14 @@ Tensors = tuple[torch.Tensor, ...]
 ISAS = ("portable", "avx2", "avx512", "amx")
 VNNI = ("avx2_vnni", "avx512_vnni")
 """Instruction sets whose kernels are those of avx2 and avx512, but for integer products."""
+BF16 = ("avx512_bf16",)
+"""The same of avx512_vnni, but for linear layers in bfloat16."""
 
 
 def runners(op: str) -> list[str]:
     """Test ids of everything that can run ``op``: each backend, and cpu once per ISA."""
     names: list[str] = []
-    isas = ISAS + (VNNI if op == "segment_attention" else ())
+    isas = ISAS + {"segment_attention": VNNI, "linear": BF16}.get(op, ())
     for row in TABLE:
         if row.op == op:
             names += [f"cpu-{isa}" for isa in isas] if row.backend == "cpu" else [row.backend]

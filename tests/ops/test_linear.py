@@ -1,4 +1,7 @@
-"""linear: every backend against float64; packing, epilogues, fixed bits, refusals."""
+"""linear: every backend against float64; packing, epilogues, fixed bits, refusals.
+
+Modes "fp32" and "bf16"; "int8" is in test_linear_int8.py.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from tests.ops.support import assert_as_good_as_torch, runners, running, torch_t
 RUNNERS = [name for name in runners("linear") if name not in ("cuda", "triton")]
 """What runs on other hardware, from weights in another layout, is in test_linear_gpu.py."""
 CPU_RUNNERS = [name for name in RUNNERS if name.startswith("cpu")]
+MODES = ["fp32", "bf16"]
 ACTIVATIONS = [None, "silu", "gelu", "gelu_tanh"]
 
 
@@ -30,19 +34,25 @@ def plain(x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
     return torch.nn.functional.linear(x, torch.cat(weights).to(x.dtype))
 
 
+def as_stored(values: torch.Tensor, mode: str) -> torch.Tensor:
+    """``values`` as the arithmetic of ``mode`` takes them."""
+    return values.bfloat16().to(values.dtype) if mode == "bf16" else values
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("rows", [1, 5, 6, 7, 16, 17, 33])
 @pytest.mark.parametrize(
     ("n", "k"),
     [(1, 1), (8, 2), (63, 31), (64, 32), (65, 33), (16, 128), (17, 129), (100, 500), (48, 1025)],
 )
-def test_precision(runner: str, rows: int, n: int, k: int) -> None:
+def test_precision(runner: str, mode: str, rows: int, n: int, k: int) -> None:
     # Plain torch on many rows: for few it has other kernels, and on few sums it is exact by luck.
-    x, weight = normal(200, k), normal(n, k, seed=1)
+    x, weight = as_stored(normal(200, k), mode), as_stored(normal(n, k, seed=1), mode)
     expected = plain(x, [weight])
     got = expected.clone()
     with running(runner) as backend:
-        got[:rows] = linear(x[:rows], pack_weight([weight]), backend=backend)
+        got[:rows] = linear(x[:rows], pack_weight([weight], mode=mode), backend=backend)
     assert_as_good_as_torch(got, expected, plain(x.double(), [weight]))
 
 
@@ -71,11 +81,12 @@ def test_precision_where_it_is_hard(runner: str, kind: str) -> None:
     assert error <= 2 * max(allowed, torch.finfo(torch.float32).eps), (error, allowed)
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("n", [1, 7, 16, 17, 40, 129])
-def test_what_follows_the_product(runner: str, activation: str | None, pair: bool, n: int) -> None:
+def test_what_follows_the_product(runner: str, mode: str, activation: str | None, pair: bool, n: int) -> None:
     # torch multiplies few features, or rows, by other means, with errors of other size; so it is
     # given many of both, and the kernel some of the features.
     rows, features = 300, 64 + n
@@ -83,7 +94,7 @@ def test_what_follows_the_product(runner: str, activation: str | None, pair: boo
     weights = [normal(features, 50, seed=s, spread=spread) for s in range(1, 3 if pair else 2)]
     biases = [normal(features, seed=5 + i) for i in range(len(weights))]
     x, residual = normal(rows, 50, seed=3), normal(rows, features, seed=4)
-    whole, part = pack_weight(weights, pair=pair), [weight[:n] for weight in weights]
+    whole, part = pack_weight(weights, mode=mode, pair=pair), [weight[:n] for weight in weights]
     for chosen in ((), ("bias",), ("residual",), ("bias", "residual")):
         names = {"bias": torch.cat(biases), "residual": residual}
         some = {"bias": torch.cat([bias[:n] for bias in biases]), "residual": residual[:, :n]}
@@ -93,7 +104,7 @@ def test_what_follows_the_product(runner: str, activation: str | None, pair: boo
         expected = linear(x, whole, **asked, **names)[:, :n]
         truth = linear(x.double(), whole, **asked, **doubles)[:, :n]
         with running(runner) as backend:
-            packed = pack_weight(part, pair=pair)
+            packed = pack_weight(part, mode=mode, pair=pair)
             got = linear(x, packed, activation=activation, backend=backend, **some)
         assert got.shape == (rows, n)
         assert_as_good_as_torch(got, expected, truth)
@@ -130,13 +141,14 @@ def test_activations_over_their_whole_range(runner: str, activation: str) -> Non
     assert (got[x.abs() < 1e-39].abs() < 1e-38).all()
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_row_index_gathers_rows(runner: str) -> None:
+def test_row_index_gathers_rows(runner: str, mode: str) -> None:
     x, weight = normal(20, 40), normal(30, 40, seed=1)
     index = torch.tensor([19, 0, 7, 7, 3])
     residual = normal(5, 30, seed=2)
     with running(runner) as backend:
-        packed = pack_weight([weight])
+        packed = pack_weight([weight], mode=mode)
         got = linear(x, packed, row_index=index, residual=residual, backend=backend)
         expected = linear(x[index], packed, residual=residual, backend=backend)
         assert torch.equal(got, expected)
@@ -146,12 +158,13 @@ def test_row_index_gathers_rows(runner: str) -> None:
                 linear(x[:5], packed, row_index=torch.tensor([0, bad]), backend="cpu")
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_out_may_be_the_residual_and_may_be_a_view(runner: str) -> None:
+def test_out_may_be_the_residual_and_may_be_a_view(runner: str, mode: str) -> None:
     x, weight, stream = normal(9, 24), normal(20, 24, seed=1), normal(9, 20, seed=2)
     wide = torch.full((9, 25), 7.0)
     with running(runner) as backend:
-        packed = pack_weight([weight])
+        packed = pack_weight([weight], mode=mode)
         expected = linear(x, packed, residual=stream, backend=backend)
         assert linear(x, packed, out=wide[:, 2:22], backend=backend).data_ptr() == (
             wide[:, 2:].data_ptr()
@@ -163,14 +176,15 @@ def test_out_may_be_the_residual_and_may_be_a_view(runner: str) -> None:
     assert (wide[:, 22:] == 7).all()
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_strided_input(runner: str) -> None:
+def test_strided_input(runner: str, mode: str) -> None:
     x, weight = normal(12, 30), normal(10, 30, seed=1)
     wide = normal(12, 64, seed=3)
     wide[:, 5:35] = x
     with running(runner) as backend:
-        expected = linear(x, pack_weight([weight]), backend=backend)
-        across = pack_weight([weight.T.contiguous().T])
+        expected = linear(x, pack_weight([weight], mode=mode), backend=backend)
+        across = pack_weight([weight.T.contiguous().T], mode=mode)
         # torch's own product takes another path, with other roundings, for some strides.
         tolerance = (
             {"rtol": 1e-6, "atol": 1e-5} if runner == "reference" else {"rtol": 0, "atol": 0}
@@ -179,15 +193,16 @@ def test_strided_input(runner: str) -> None:
             torch.testing.assert_close(linear(view, across, backend=backend), expected, **tolerance)
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("runner", CPU_RUNNERS)
 @pytest.mark.parametrize(("n", "k", "pair"), [(70, 200, False), (96, 1100, True), (576, 64, False)])
-def test_bits_depend_on_the_row_alone(runner: str, n: int, k: int, pair: bool) -> None:
+def test_bits_depend_on_the_row_alone(runner: str, mode: str, n: int, k: int, pair: bool) -> None:
     """Any number of rows, any place among them, any number of threads."""
     weights = [normal(n // 2, k), normal(n // 2, k, seed=1)] if pair else [normal(n, k)]
     x, bias = normal(300, k, seed=2), normal(n, seed=3)
     activation = "silu" if pair else None
     with running(runner) as backend:
-        packed = pack_weight(weights, pair=pair)
+        packed = pack_weight(weights, mode=mode, pair=pair)
 
         def run(rows: torch.Tensor) -> torch.Tensor:
             return linear(rows, packed, bias=bias, activation=activation, backend=backend)
@@ -204,10 +219,11 @@ def test_bits_depend_on_the_row_alone(runner: str, n: int, k: int, pair: bool) -
         assert torch.equal(turned.flip(0), whole)
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("runner", CPU_RUNNERS)
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_random_shapes(runner: str, data: st.DataObject) -> None:
+def test_random_shapes(runner: str, mode: str, data: st.DataObject) -> None:
     draw = data.draw
     k, rows = draw(st.integers(1, 300)), draw(st.integers(0, 80))
     pair = draw(st.booleans())
@@ -217,15 +233,49 @@ def test_random_shapes(runner: str, data: st.DataObject) -> None:
     x = normal(rows, k, seed=9)
     activation = draw(st.sampled_from(ACTIVATIONS))
     with running(runner) as backend:
-        packed = pack_weight(weights, pair=pair)
-        assert [torch.equal(a, b) for a, b in zip(packed.unpack(), weights, strict=True)] == (
-            [True] * len(weights)
-        )
+        packed = pack_weight(weights, mode=mode, pair=pair)
+        for unpacked, weight in zip(packed.unpack(), weights, strict=True):
+            assert torch.equal(unpacked, as_stored(weight, mode))
         got = linear(x, packed, activation=activation, backend=backend)
         truth = linear(x.double(), packed, activation=activation, backend="reference")
     assert got.shape == (rows, packed.out_features)
     if rows:
         torch.testing.assert_close(got.double(), truth, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(("n", "k"), [(40, 96), (33, 51), (7, 2500)])
+def test_bf16_rounds_weights_and_rows_to_the_nearest(runner: str, n: int, k: int) -> None:
+    """Exactly: with values of few bits sums are exact, and one rounding too many would show."""
+    generator = torch.Generator().manual_seed(3)
+
+    def between(*shape: int) -> torch.Tensor:
+        # Nine bits where bfloat16 has eight: every other value is a tie, which goes to even.
+        return torch.randint(256, 512, shape, generator=generator).float()
+
+    x, weight = between(21, k), between(n, k) * 2.0**-9
+    # Random signs keep sums below 2^24 times their grain in whatever order they are added.
+    x *= torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1
+    with running(runner) as backend:
+        got = linear(x, pack_weight([weight], mode="bf16"), backend=backend)
+    assert not torch.equal(x.bfloat16().float(), x)
+    assert torch.equal(got.double(), plain(x.bfloat16().double(), [weight.bfloat16()]))
+
+
+@pytest.mark.parametrize("runner", CPU_RUNNERS)
+def test_bf16_takes_half_the_memory_and_rounds_what_is_special(runner: str) -> None:
+    weight = normal(37, 21)
+    weight.view(-1)[:5] = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0, 3.4e38])
+    exact = normal(5, 21, seed=1).bfloat16()
+    with running(runner):
+        packed = pack_weight([weight, exact], mode="bf16")
+        back = packed.unpack()
+        whole = pack_weight([weight, exact])
+    torch.testing.assert_close(back[0], weight.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(back[1], exact.float())
+    assert packed.layout == f"bf16_{whole.layout}"
+    assert packed.data.data_ptr() % 64 == 0
+    assert packed.nbytes <= whole.nbytes // 2 + 2 * 37 * 2
 
 
 @pytest.mark.parametrize("runner", CPU_RUNNERS)
@@ -244,23 +294,26 @@ def test_packing_is_exact_and_aligned(runner: str) -> None:
     assert packed.nbytes == packed.data.nbytes >= 44 * 21 * 4
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_infinities_and_nans_stay_in_their_row_and_column(runner: str) -> None:
+def test_infinities_and_nans_stay_in_their_row_and_column(runner: str, mode: str) -> None:
     """A non-finite input makes its outputs non-finite, and no others."""
     x, weight = normal(20, 40), normal(30, 40, seed=1)
     x[3, 5], x[8, 39], weight[17, 2] = torch.nan, torch.inf, -torch.inf
     with running(runner) as backend:
-        got = linear(x, pack_weight([weight]), backend=backend)
+        got = linear(x, pack_weight([weight], mode=mode), backend=backend)
     finite = torch.ones(20, 30, dtype=torch.bool)
     finite[3], finite[8], finite[:, 17] = False, False, False
     assert torch.equal(got.isfinite(), finite)
     assert got[3].isnan().all()
 
 
-def test_empty_sizes() -> None:
-    assert linear(normal(0, 8), pack_weight([normal(4, 8)])).shape == (0, 4)
-    assert linear(normal(3, 8), pack_weight([normal(0, 8)])).shape == (3, 0)
-    assert torch.equal(linear(normal(3, 0), pack_weight([normal(4, 0)])), torch.zeros(3, 4))
+@pytest.mark.parametrize("mode", MODES)
+def test_empty_sizes(mode: str) -> None:
+    assert linear(normal(0, 8), pack_weight([normal(4, 8)], mode=mode)).shape == (0, 4)
+    assert linear(normal(3, 8), pack_weight([normal(0, 8)], mode=mode)).shape == (3, 0)
+    no_inputs = pack_weight([normal(4, 0)], mode=mode)
+    assert torch.equal(linear(normal(3, 0), no_inputs), torch.zeros(3, 4))
 
 
 def test_a_gradient_flows_to_the_input() -> None:
@@ -272,10 +325,11 @@ def test_a_gradient_flows_to_the_input() -> None:
     assert "uses reference" in explain("linear", x)
 
 
-def test_another_layout_is_refused() -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_another_layout_is_refused(mode: str) -> None:
     """Weights are packed for an instruction set; a narrower one says so instead of guessing."""
     with running("cpu-portable"):
-        packed = pack_weight([normal(4, 8)])
+        packed = pack_weight([normal(4, 8)], mode=mode)
     if "avx2" not in _ext.core().available_isas():
         pytest.skip("this CPU or build has one layout")
     with (
@@ -285,13 +339,14 @@ def test_another_layout_is_refused() -> None:
         linear(normal(2, 8), packed)
 
 
-def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_without_the_extension(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ext, "load", lambda name: (None, f"fastsi.{name} is not importable: x"))
-    weights = [normal(4, 8), normal(3, 8, seed=1)]
-    packed = pack_weight(weights)
+    weights = [as_stored(normal(n, 8, seed=n), mode) for n in (4, 3)]
+    packed = pack_weight(weights, mode=mode)
     assert packed.layout == "rows"
     assert all(torch.equal(a, b) for a, b in zip(packed.unpack(), weights, strict=True))
-    x = normal(2, 8, seed=2)
+    x = as_stored(normal(2, 8, seed=2), mode)
     torch.testing.assert_close(linear(x, packed), plain(x, weights))
 
 
@@ -327,6 +382,24 @@ def test_bad_arguments_are_refused() -> None:
             pack_weight(weights, pair=pair)
 
 
+def test_broken_weights_are_refused_by_the_core() -> None:
+    core, x, out = _ext.core(), normal(2, 8), torch.zeros(2, 4)
+    shape = core.linear_packed_shape(4, 8, False, True)
+    data = torch.zeros(shape, dtype=torch.bfloat16)
+    for broken, message in [
+        (data.half(), "weights: is float16, must be float32 or bfloat16"),
+        (data[:, :-1].contiguous(), "weights: dimension 1"),
+        (data[..., :-2].contiguous(), "pack them again"),
+        (data[0], "weights: has 2 dimensions"),
+    ]:
+        handle = core.LinearWeights(view(broken), 4, 8, False, 1)
+        with pytest.raises(ValueError, match=message):
+            core.linear(view(x), handle, None, None, None, 0, view(out), 1)
+    handle = core.LinearWeights(view(data), 4, 8, False, 1)
+    with pytest.raises(ValueError, match="weight: is float32, must be bfloat16"):
+        core.linear_pack(view(normal(4, 8)), handle, 0, 1)
+
+
 @pytest.mark.parametrize("runner", CPU_RUNNERS)
 @pytest.mark.parametrize(("kept", "parts"), [(-65536, 1), (-256, 2), (-1, 3)])
 def test_short_weights_take_fewer_products_and_the_same_bits(
@@ -339,6 +412,6 @@ def test_short_weights_take_fewer_products_and_the_same_bits(
     assert core.linear_parts(view(weight), 1) == parts
     with running(runner) as backend:
         short = pack_weight([weight])
-        data = short.data.view(torch.float32).view(core.linear_packed_shape(70, 100, False))
+        data = short.data.view(torch.float32).view(core.linear_packed_shape(70, 100, False, False))
         whole = dataclasses.replace(short, handle=core.LinearWeights(view(data), 70, 100, False, 3))
         assert torch.equal(linear(x, short, backend=backend), linear(x, whole, backend=backend))

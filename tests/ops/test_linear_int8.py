@@ -16,7 +16,7 @@ from fastsi.ops import PackedWeight, linear, pack_weight
 from fastsi.ops.linear import int8
 from tests.ops.support import running, torch_threads
 
-ISAS = ("portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "amx")
+ISAS = ("portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx")
 RUNNERS = [f"cpu-{isa}" for isa in ISAS]
 ROW_SCALES = [runner for runner in RUNNERS if runner != "cpu-avx2"]
 FORMS = ["cpu-portable", "cpu-avx2"]

@@ -104,7 +104,7 @@ def test_isa_is_forced_by_the_environment(isa: str) -> None:
 
 def test_bad_isa_names_are_refused() -> None:
     before = _ext.core().isa()
-    levels = "portable, avx2, avx2_vnni, avx512, avx512_vnni or amx"
+    levels = "portable, avx2, avx2_vnni, avx512, avx512_vnni, avx512_bf16 or amx"
     with pytest.raises(ValueError, match=f"must be auto, {levels}"):
         _ext.core().set_isa("sse9")
     assert _ext.core().isa() == before

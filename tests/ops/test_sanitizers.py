@@ -13,7 +13,7 @@ from fastsi import _ext
 from tests.support.builds import one_build_at_a_time
 
 ROOT = Path(__file__).resolve().parents[2]
-ISAS = ("portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "amx")
+ISAS = ("portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx")
 SANITIZE = "-g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 

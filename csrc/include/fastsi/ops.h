@@ -96,10 +96,11 @@ struct SampledTokens {
 };
 
 // Weights of a linear layer in panels of columns, as the kernels of one instruction set read them:
-// data as linear_packed_shape says, [panels, k filled up, width], float32, zeros where it is
-// padding. n counts the output features of all weights laid side by side; a pair's second half
-// multiplies the activated first half. `parts`: as linear_parts says of all weights, or more; it
-// changes no bit of a product, only its time.
+// data as linear_packed_shape says, [panels, steps, width], zeros where it is padding: a step is one
+// input of float32, or two of bfloat16, whose values lie side by side for every column, and rows
+// are then rounded to bfloat16 too. n counts the output features of all weights laid side by side; a pair's second half
+// multiplies the activated first half. `parts`, of float32: as linear_parts says of all weights, or
+// more; it changes no bit of a product, only its time.
 struct LinearWeights {
   TensorView data;
   std::int64_t n = 0, k = 0;
@@ -117,13 +118,15 @@ struct LinearEpilogue {
   Activation activation = Activation::none;
 };
 
-// Of the instruction set in force.
-std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair);
+// Of the instruction set in force; dtype: float32 or bfloat16.
+std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair,
+                                                DType dtype);
 
-// Copies weight [features, k] to or from the features [first, first + features) of `packed`.
 // Fewest bfloat16 numbers, 1 to 3, whose sum is exactly the weight, for every one of them.
 int linear_parts(const TensorView& weight, int threads);
 
+// Copies weight [features, k], of the packed type, to or from the features [first, first +
+// features) of `packed`.
 void linear_pack(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
                  int threads);
 void linear_unpack(const LinearWeights& packed, std::int64_t first, const TensorView& weight,

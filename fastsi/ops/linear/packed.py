@@ -18,11 +18,13 @@ from fastsi.ops._memory import aligned
 from fastsi.ops.linear import int8
 from fastsi.types import check_known
 
-MODES = ("fp32", "int8")
+MODES = ("fp32", "bf16", "int8")
 _JOIN_BYTES = 1 << 26
 """Weights up to this size are copied side by side on a GPU: the product takes some 20 us at 3 TB/s,
 so another launch and a last, half-filled wave of blocks count; of larger ones the copy would cost
 more memory than the time is worth."""
+_STORED = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Types of weights in panels or rows."""
 _EXACT = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -45,9 +47,10 @@ class PackedWeight:
     pair: bool
     """Two equal weights (gate, up): `linear` gives activation(gate) * up, n / 2 features."""
     layout: str
-    """"panelW": panels of W columns, [panels, k, W]; "int8_panel16" or, for AVX2 without VNNI,
-    "int8_panel16_steps": as in csrc/cpu/linear_int8.h; "rows", without the extension: [n, k], in
-    mode "int8" with k filled up to 64; "own": the weights as they are, in ``weights``."""
+    """"panelW": panels of W columns, [panels, k, W]; "bf16_panelW": [panels, k / 2, W, 2], two
+    inputs of a column side by side; "int8_panel16" or, for AVX2 without VNNI,
+    "int8_panel16_steps": as in csrc/cpu/linear_int8.h; "rows", without the extension: [n, k], in mode
+    "int8" with k filled up to 64; "own": the weights as they are, in ``weights``."""
     data: torch.Tensor
     """uint8 [bytes], 64-byte aligned: the weights in this layout; empty in layout "own"."""
     weights: tuple[torch.Tensor, ...] = ()
@@ -84,8 +87,8 @@ class PackedWeight:
     def unpack(self) -> list[torch.Tensor]:
         """The weights [N_i, K] as float32, with the values that `linear` computes with.
 
-        In mode "fp32" these are exactly the values packed; in mode "int8" those that integers and
-        scales stand for.
+        In mode "fp32" these are exactly the values packed; in mode "bf16" those rounded to
+        bfloat16; in mode "int8" those that integers and scales stand for.
 
         Raises:
             ValueError: the instruction set in force does not read this layout.
@@ -97,9 +100,9 @@ class PackedWeight:
         elif self.mode == "int8":
             whole = int8.dequantised(*self.integers(), self.k)
         elif self.layout == "rows":
-            whole = self.data.view(torch.float32).view(self.n, self.k)
+            whole = self.data.view(_STORED[self.mode]).view(self.n, self.k).float()
         else:
-            return _unpack_fp32(self)
+            return _unpack_panels(self)
         ends = list(itertools.accumulate(self.splits, initial=0))
         return [whole[a:b].clone() for a, b in itertools.pairwise(ends)]
 
@@ -129,9 +132,10 @@ def pack_weight(
         weights: [N_i, K] each, on one device, any strides: several layers of one input, side by
             side (query, key and value, say). On a CPU float32, or a type that float32 holds
             exactly; on a GPU of one type, that of the rows.
-        mode: "fp32", the arithmetic of the weights' type; or "int8", on a CPU, a quarter of the
-            memory and faster, where weights and the rows of each call are rounded to 8 bits or
-            7 (`fastsi.ops.linear.int8`).
+        mode: "fp32", the arithmetic of the weights' type. On a CPU also "bf16": weights and the
+            rows of each call are rounded to bfloat16, half the memory, twice as fast where the
+            CPU multiplies it; or "int8": they are rounded to 8 bits or 7, a quarter of the memory
+            and faster still (`fastsi.ops.linear.int8`).
         pair: the weights are two of one shape, gate and up; see `linear`.
         keep: use the layout of GPUs; None: where the weights are on one.
 
@@ -144,16 +148,17 @@ def pack_weight(
         return _keep(weights, mode, pair)
     _check(weights, pair)
     with torch.no_grad():
-        plain = [weight.detach().to(torch.float32).contiguous() for weight in weights]
+        stored = _STORED.get(mode, torch.float32)
+        plain = [weight.detach().to(stored).contiguous() for weight in weights]
         if _ext.load("_C")[0] is not None:
-            return _PACKERS[mode](plain, pair)
+            return _PACKERS[mode](plain, mode, pair)
         if mode == "int8":
             data, scales = int8.pack_rows(plain)
             return PackedWeight(
                 **common(plain, mode, pair), layout="rows", data=data, scales=scales
             )
-        data = aligned(4 * sum(weight.numel() for weight in plain))
-        data.view(torch.float32).copy_(torch.cat([weight.flatten() for weight in plain]))
+        data = aligned(sum(weight.nbytes for weight in plain))
+        data.view(stored).copy_(torch.cat([weight.flatten() for weight in plain]))
     return PackedWeight(**common(plain, mode, pair), layout="rows", data=data)
 
 
@@ -210,43 +215,45 @@ def _check_pair(weights: Sequence[torch.Tensor], pair: bool) -> None:
         raise ValueError(f"weights: shapes are {shapes}, a pair needs two of one shape")
 
 
-def _pack_fp32(weights: Sequence[torch.Tensor], pair: bool) -> PackedWeight:
+def _pack_panels(weights: Sequence[torch.Tensor], mode: str, pair: bool) -> PackedWeight:
     from fastsi.ops._view import view
 
     core = _ext.core()
-    fields = common(weights, "fp32", pair)
-    n, k = fields["n"], fields["k"]
-    shape = core.linear_packed_shape(n, k, pair)
-    data, threads = aligned(4 * math.prod(shape)), torch.get_num_threads()
+    fields = common(weights, mode, pair)
+    n, k, bf16 = fields["n"], fields["k"], mode == "bf16"
+    shape, stored = core.linear_packed_shape(n, k, pair, bf16), _STORED[mode]
+    data, threads = aligned(stored.itemsize * math.prod(shape)), torch.get_num_threads()
     # Weights of a bfloat16 checkpoint take half the products of arbitrary float32 ones.
-    parts = max(core.linear_parts(view(weight), threads) for weight in weights)
-    handle = core.LinearWeights(view(data.view(torch.float32).view(shape)), n, k, pair, parts)
+    parts = 1 if bf16 else max(core.linear_parts(view(weight), threads) for weight in weights)
+    handle = core.LinearWeights(view(data.view(stored).view(shape)), n, k, pair, parts)
     first = 0
     for weight in weights:
         core.linear_pack(view(weight), handle, first, threads)
         first += weight.shape[0]
-    return PackedWeight(**fields, layout=f"panel{shape[2]}", data=data, handle=handle)
-
-
-def _pack_int8(weights: Sequence[torch.Tensor], pair: bool) -> PackedWeight:
-    layout, data, handle = int8.pack_panels(weights, pair)
-    fields = common(weights, "int8", pair)
+    layout = f"bf16_panel{shape[2] // 2}" if bf16 else f"panel{shape[2]}"
     return PackedWeight(**fields, layout=layout, data=data, handle=handle)
 
 
-def _unpack_fp32(packed: PackedWeight) -> list[torch.Tensor]:
+def _pack_int8(weights: Sequence[torch.Tensor], mode: str, pair: bool) -> PackedWeight:
+    layout, data, handle = int8.pack_panels(weights, pair)
+    fields = common(weights, mode, pair)
+    return PackedWeight(**fields, layout=layout, data=data, handle=handle)
+
+
+def _unpack_panels(packed: PackedWeight) -> list[torch.Tensor]:
     from fastsi.ops._view import view
 
     found, first = [], 0
     for count in packed.splits:
-        weight = torch.empty(count, packed.k)
+        weight = torch.empty(count, packed.k, dtype=_STORED[packed.mode])
         _ext.core().linear_unpack(packed.handle, first, view(weight), torch.get_num_threads())
-        found.append(weight)
+        found.append(weight.float())
         first += count
     return found
 
 
-_PACKERS: dict[str, Callable[[Sequence[torch.Tensor], bool], PackedWeight]] = {
-    "fp32": _pack_fp32,
+_PACKERS: dict[str, Callable[[Sequence[torch.Tensor], str, bool], PackedWeight]] = {
+    "fp32": _pack_panels,
+    "bf16": _pack_panels,
     "int8": _pack_int8,
 }

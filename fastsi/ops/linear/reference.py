@@ -24,7 +24,8 @@ def linear(
         step_scales = packed.layout == int8.STEP_SCALES
         y = int8.product(rows, *packed.integers(), bias, step_scales=step_scales)
     else:
-        y = functional.linear(rows, torch.cat(packed.unpack()).to(x), bias)
+        rounded = rows.to(torch.bfloat16).to(x.dtype) if packed.mode == "bf16" else rows
+        y = functional.linear(rounded, torch.cat(packed.unpack()).to(x), bias)
     first, second = y.chunk(2, dim=1) if packed.pair else (y, None)
     if activation == "silu":
         first = functional.silu(first)
