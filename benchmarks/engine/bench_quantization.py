@@ -1,13 +1,13 @@
-"""What quantization="int8" and kv_dtype="int8" cost in quality and give in speed.
+"""What quantization="bf16" or "int8" and kv_dtype="int8" cost in quality and give in speed.
 
 Quality, on --questions problems and --paths paths each, drawn by the float32 engine:
 
-- Kullback-Leibler divergence from the float32 model's next-token distribution to that with int8
-  linear layers, over the positions of the first path of every question, and how often the most
-  likely token is the same; for all layers, and for all but the vocabulary head; with an int8 KV
-  cache alone; and with both. Prompts are spans that paths share, paths are spans of their own, as
-  in the engine.
-- How many majority winners change when an int8 engine draws the paths with the same seed; and,
+- Kullback-Leibler divergence from the float32 model's next-token distribution to that with
+  bfloat16 or int8 linear layers, over the positions of the first path of every question, and how
+  often the most likely token is the same; in int8 also for all layers but the vocabulary head; with
+  an int8 KV cache alone; and with both. Prompts are spans that paths share, paths are spans of their
+  own, as in the engine.
+- How many majority winners change when such an engine draws the paths with the same seed; and,
   to judge that by, how many change when the float32 engine draws them with another seed.
 
 Speed: all engines draw all paths in turns, every path to its full length.
@@ -78,12 +78,12 @@ def prompts_of(args: argparse.Namespace, llm: fastsi.LLM) -> list[str]:
 
 
 @contextlib.contextmanager
-def int8_linears(model: nn.Module, *, head: bool) -> Iterator[None]:
-    """Run the model's linear layers, with or without the vocabulary head, in int8."""
+def rounded_linears(model: nn.Module, mode: str, *, head: bool = True) -> Iterator[None]:
+    """Run the model's linear layers, with or without the vocabulary head, in a mode of `linear`."""
     output = model.get_output_embeddings()  # type: ignore[operator]
 
     def forward_of(layer: nn.Linear) -> Any:
-        packed = pack_weight([layer.weight], mode="int8")
+        packed = pack_weight([layer.weight], mode=mode)
 
         def forward(x: torch.Tensor) -> torch.Tensor:
             flat = x.reshape(-1, x.shape[-1])
@@ -193,8 +193,10 @@ def main() -> None:
     where = str(builtin_model() if args.model == BUILTIN else args.model)
     exact = fastsi.LLM(where, dtype="float32", device="cpu")
     options: dict[str, dict[str, Any]] = {
+        "bf16": {"quantization": "bf16"},
         "int8": {"quantization": "int8"},
         "int8_cache": {"kv_dtype": "int8"},
+        "bf16_and_cache": {"quantization": "bf16", "kv_dtype": "int8"},
         "int8_and_cache": {"quantization": "int8", "kv_dtype": "int8"},
     }
     rounded = {
@@ -228,13 +230,18 @@ def main() -> None:
         others = votes_of(draw(llm, args.seed))
         details[f"winners_changed_{name}"] = changed(votes, others)
         details[f"vote_share_{name}"] = sum(v.share for v in others) / len(others)
-    for name, head in (("int8", True), ("int8_without_head", False)):
-        with int8_linears(exact.model, head=head):
+    for name, mode, head in (
+        ("bf16", "bf16", True),
+        ("int8", "int8", True),
+        ("int8_without_head", "int8", False),
+    ):
+        with rounded_linears(exact.model, mode, head=head):
             details[name] = divergence(truth, distributions(exact.model, outputs))
     details["int8_cache"] = divergence(truth, int8_cache_distributions(exact.model, outputs))
-    with int8_linears(exact.model, head=True):
-        both = int8_cache_distributions(exact.model, outputs)
-    details["int8_and_cache"] = divergence(truth, both)
+    for mode in ("bf16", "int8"):
+        with rounded_linears(exact.model, mode):
+            both = int8_cache_distributions(exact.model, outputs)
+        details[f"{mode}_and_cache"] = divergence(truth, both)
     for name, value in details.items():
         print(f"{name}: {value}", file=sys.stderr)
     timings = measure(
@@ -258,7 +265,7 @@ def main() -> None:
         details=details,
     )
     report(
-        result, title="int8 linear layers and int8 KV cache against float32", json_out=args.json_out
+        result, title="rounded linear layers and int8 KV cache against float32", json_out=args.json_out
     )
 
 

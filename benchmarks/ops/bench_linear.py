@@ -1,4 +1,4 @@
-"""Linear layer over packed weights, float32 and int8, against torch's own of both kinds.
+"""Linear layer over packed weights, float32, bfloat16 and int8, against torch's own of these kinds.
 
 Every call uses the next of several copies of the weights, so that they come from memory as the
 layers of a model do. torch's int8 linears quantise rows as these do; torch._int_mm multiplies
@@ -31,6 +31,7 @@ SIZES = {
 }
 BACKENDS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 INT8_ALLOWED = 0.03  # largest difference of an int8 result, as a share of the largest value
+BF16_ALLOWED = 0.01  # the same in bfloat16; torch rounds the result too
 
 Call = Callable[[], tuple[torch.Tensor]]
 
@@ -101,16 +102,24 @@ def main() -> None:
         engines = {f"torch-{name}": torch_int8(name, x, weights) for name in ("fbgemm", "onednn")}
         found = {"cpu-int8": packed("int8", "cpu"), **engines}
     rounded = {name: run for name, run in found.items() if run is not None}
+    halves: dict[str, Call] = {}
+    if args.device == "cpu":
+        rows, columns = x.bfloat16(), [w.bfloat16() for w in weights]
+        halves["torch-bf16"] = in_turn(
+            [lambda w=w: torch.nn.functional.linear(rows, w) for w in columns]
+        )
+        halves["cpu-bf16"] = packed("bf16", "cpu")
     truth = (torch.nn.functional.linear(x.double(), weight.double()),)
     differences = check(exact, truth, DTYPES[args.dtype])
     differences |= check(rounded, truth, DTYPES[args.dtype], allowed=INT8_ALLOWED)
+    differences |= check(halves, truth, DTYPES[args.dtype], allowed=BF16_ALLOWED)
     product = integers_only(x, weights) if args.device == "cpu" else None
     integers = {} if product is None else {"torch-int_mm": product}
     finish(
         args,
         "linear",
         sizes | {"copies": len(weights)},
-        exact | rounded | integers,
+        exact | halves | rounded | integers,
         rows=sizes["rows"],
         flops=2.0 * sizes["rows"] * weight.numel(),
         moved=float(weight.nbytes + x.nbytes + out.nbytes),

@@ -34,12 +34,16 @@ Isa widest() {
 #if defined(FASTSI_AMX_KERNELS)
 // The kernel saves tiles only for a process that has asked; its threads and children inherit it.
 bool amx_granted() {
+#if defined(FASTSI_EMULATE_AMX)
+  return true;
+#else
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
   if ((edx & kBf16) == 0 || (edx & kTile) == 0 || (edx & kInt8) == 0) return false;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#endif
 }
 #endif
 

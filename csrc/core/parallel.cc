@@ -44,6 +44,61 @@ struct Loop {
   }
 };
 
+void pause_a_little(int turn) {
+  constexpr int kSpins = 20000;  // some hundred microseconds
+  if (turn > kSpins) std::this_thread::yield();
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Threads of one parallel region that wait for the loops of its leader.
+class Team {
+ public:
+  explicit Team(pthread_t leader) : leader_(leader) {}
+
+  bool led_by_this_thread() const { return pthread_equal(leader_, pthread_self()) != 0; }
+
+  // By the leader. Whoever comes late helps less; the leader alone would finish too.
+  void run(Loop& loop) {
+    loop_ = &loop;
+    ++state_;  // odd: there is a loop
+    loop.run();
+    ++state_;
+    for (int turn = 0; helping_ != 0; ++turn) pause_a_little(turn);
+  }
+
+  // By the others, until the leader says `end`.
+  void help() {
+    std::uint64_t seen = 0;
+    for (int turn = 0; !ended_; ++turn) {
+      const std::uint64_t state = state_;
+      if (state % 2 == 0 || state == seen) {
+        pause_a_little(turn);
+        continue;
+      }
+      // Either this is seen by the leader, who then waits, or the leader's next state is seen here.
+      ++helping_;
+      if (state_ == state) loop_->run();
+      --helping_;
+      seen = state;
+      turn = 0;
+    }
+  }
+
+  void end() { ended_ = true; }
+
+ private:
+  const pthread_t leader_;
+  Loop* loop_ = nullptr;  // written while nobody helps
+  // Apart from what the leader's stack holds beside them.
+  alignas(64) std::atomic<std::uint64_t> state_{0};
+  std::atomic<int> helping_{0};
+  std::atomic<bool> ended_{false};
+};
+
+thread_local Team* own_team = nullptr;  // of the leader, between its loops
+
 // Threads of our own, for processes without an OpenMP runtime and for children of a fork.
 class Pool {
  public:
@@ -173,11 +228,54 @@ struct Scratch {
 
 }  // namespace
 
+void with_team(int threads, void (*body)(void*), void* context) {
+  const OpenMp& runtime = openmp();
+  if (threads <= 1 || !runtime.usable() || forked.load(std::memory_order_relaxed) ||
+      inside_own_pool || runtime.in_parallel()) {
+    body(context);
+    return;
+  }
+  struct Region {
+    Team team;
+    void (*body)(void*);
+    void* context;
+    std::exception_ptr error;
+
+    void lead() noexcept {
+      own_team = &team;
+      try {
+        body(context);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      own_team = nullptr;
+      team.end();
+    }
+  } region{Team(pthread_self()), body, context, nullptr};
+  const auto enter = [](void* data) {
+    auto* entered = static_cast<Region*>(data);
+    if (entered->team.led_by_this_thread()) {
+      entered->lead();
+    } else {
+      entered->team.help();
+    }
+  };
+  runtime.parallel(enter, &region, static_cast<unsigned>(threads), 0);
+  if (region.error) std::rethrow_exception(region.error);
+}
+
 void parallel_for(std::int64_t count, int threads, LoopBody body, void* context) {
   Loop loop{count, body, context};
   const OpenMp& runtime = openmp();
   const bool team = runtime.usable() && !forked.load(std::memory_order_relaxed);
-  if (threads <= 1 || count <= 1 || inside_own_pool || (team && runtime.in_parallel())) {
+  if (threads <= 1 || count <= 1) {
+    loop.run();
+  } else if (own_team != nullptr) {
+    Team* const led = own_team;
+    own_team = nullptr;  // a body that loops again runs serially
+    led->run(loop);
+    own_team = led;
+  } else if (inside_own_pool || (team && runtime.in_parallel())) {
     loop.run();
   } else if (team) {
     // Always the caller's full thread count: a smaller team would make the runtime end threads

@@ -1,9 +1,12 @@
 // Matrix tiles of AMX. Only files compiled for the instruction set amx may use this (FASTSI_AMX).
 //
-// A tile is 16 rows of 64 bytes. In memory a tile is always 1024 contiguous bytes, row after row.
+// A tile is 16 rows of 64 bytes. In memory a tile is mostly 1024 contiguous bytes, row after row.
 #pragma once
 
 #include "simd.h"
+#if defined(FASTSI_EMULATE_AMX)
+#include "emulated_amx.h"
+#endif
 
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 #define FASTSI_AMX 1

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "fastsi/parallel.h"
+
 namespace fastsi {
 namespace {
 
@@ -76,7 +78,7 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
                                    {"gated", &scratch.gated}}) {
     check_scratch(name, *view, hidden.shape[0]);
   }
-  for (std::size_t i = 0; i < layers; ++i) {
+  const auto run_layer = [&](std::size_t i) {
     const DecoderLayer& layer = layers_[i];
     KvCache cache{step.k_caches[i], step.v_caches[i]};
     if (scales > 0) cache.k_scale = &step.k_scales[i], cache.v_scale = &step.v_scales[i];
@@ -94,7 +96,10 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
     rms_norm(hidden, layer.between.weight, layer.between.eps, nullptr, scratch.normed, threads);
     product(scratch.normed, layer.gate_up, nullptr, layer.activation, scratch.gated, threads);
     product(scratch.gated, layer.down, &hidden, Activation::none, hidden, threads);
-  }
+  };
+  with_team(threads, [&] {
+    for (std::size_t i = 0; i < layers; ++i) run_layer(i);
+  });
 }
 
 }  // namespace fastsi

@@ -3,12 +3,15 @@
 // buffer is exactly as large as its view, so that one element too far is an error.
 //
 // Usage: fastsi_fuzz_ops SEED ROUNDS
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -295,11 +298,45 @@ void fuzz_parallel() {
   die("parallel: the exception was lost");
 }
 
+// Loops one after another by the leader of a team; one of them, or the leader, may fail.
+void fuzz_team() {
+  const std::int64_t loops = pick(0, 20), bad = pick(0, 3) ? -1 : pick(0, loops);
+  std::vector<std::int64_t> counts;
+  for (std::int64_t i = 0; i < loops; ++i) counts.push_back(pick(0, 300));
+  std::vector<std::int64_t> sums(counts.size());
+  const auto run = [&] {
+    for (std::int64_t l = 0; l < loops; ++l) {
+      std::vector<std::int64_t> parts(static_cast<std::size_t>(counts[l]));
+      fastsi::parallel_for(counts[l], 3, [&](std::int64_t i) {
+        FASTSI_CHECK(l != bad || i > 0, "stop in loop ", l);
+        // A loop in a body, on one thread.
+        fastsi::parallel_for(3, 3, [&](std::int64_t j) { parts[i] += j; });
+      });
+      sums[l] = std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
+    }
+    FASTSI_CHECK(bad != loops, "stop in loop ", loops);
+  };
+  bool failed = false;
+  try {
+    fastsi::with_team(static_cast<int>(pick(1, 3)), run);
+  } catch (const std::invalid_argument& error) {
+    failed = true;
+    require(error.what() == "stop in loop " + std::to_string(bad), "team: message");
+  }
+  const bool expected = bad == loops || (bad >= 0 && counts[bad] > 0);
+  require(failed == expected, "team: the exception was lost");
+  const std::int64_t complete = failed ? bad : loops;
+  for (std::int64_t l = 0; l < complete; ++l) require(sums[l] == 3 * counts[l], "team: indices");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 3) die("usage: fastsi_fuzz_ops SEED ROUNDS");
-  generator.seed(std::stoull(argv[1]));
+  const auto seed = std::stoull(argv[1]);
+  generator.seed(seed);
+  // Odd seeds on threads of our own, even ones on those of OpenMP where it is there.
+  if (seed % 2 == 0) dlopen("libgomp.so.1", RTLD_NOW | RTLD_GLOBAL);
   const long rounds = std::stol(argv[2]);
   for (auto isa : fastsi::kIsas) {
     if (!fastsi::isa_available(isa)) continue;
@@ -318,7 +355,9 @@ int main(int argc, char** argv) {
       fuzz::attention_int8();
       fuzz::match_stop();
       fuzz_parallel();
+      fuzz_team();
     }
-    std::printf("%s: %ld rounds\n", fastsi::name_of(isa), rounds);
+    std::printf("%s: %ld rounds, threads: %s\n", fastsi::name_of(isa), rounds,
+                fastsi::thread_pool_name());
   }
 }

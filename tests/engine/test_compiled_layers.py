@@ -58,7 +58,7 @@ def model_of(family: str) -> Any:
 
 
 @pytest.mark.parametrize("family", ["bundled", "llama", "qwen2", "qwen3", "mistral"])
-@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("quantization", [None, "bf16", "int8"])
 @pytest.mark.parametrize("kv_dtype", ["auto", "bfloat16", "int8"])
 def test_bits_are_those_of_the_ops_one_by_one(
     family: str, quantization: Any, kv_dtype: Any, monkeypatch: pytest.MonkeyPatch

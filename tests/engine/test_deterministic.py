@@ -56,10 +56,11 @@ def bits(llm: LLM, prompts: list[list[int]], params: SamplingParams = PARAMS) ->
         *(
             (name, kind, "auto")
             for name in ("builtin", "qwen3", "olmo2")
-            for kind in (None, "int8")
+            for kind in (None, "bf16", "int8")
         ),
         ("builtin", None, "int8"),
         ("qwen3", "int8", "int8"),
+        ("qwen3", "bf16", "int8"),
         ("olmo2", None, "int8"),
     ],
 )

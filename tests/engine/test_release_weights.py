@@ -49,7 +49,7 @@ def released(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if is_released(p)}
 
 
-@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("quantization", [None, "bf16", "int8"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_tokens_are_the_same_and_linears_are_held_once(family: str, quantization: Any) -> None:
     expected = greedy(make(family, quantization=quantization))
@@ -178,12 +178,13 @@ def test_only_one_product_is_held_twice_while_packing(monkeypatch: pytest.Monkey
     assert all(b > a for a, b in itertools.pairwise(left))
 
 
-def test_int8_cannot_be_restored_or_loaded() -> None:
-    llm = make("llama", quantization="int8", release_weights=True)
+@pytest.mark.parametrize("quantization", ["bf16", "int8"])
+def test_rounded_weights_cannot_be_restored_or_loaded(quantization: Any) -> None:
+    llm = make("llama", quantization=quantization, release_weights=True)
     gone, tokens = released(llm.model), greedy(llm)
-    with pytest.raises(ConfigError, match=r"int8.*rounded"):
+    with pytest.raises(ConfigError, match=rf"{quantization}.*rounded"):
         llm.restore_weights()
-    with pytest.raises(ConfigError, match=r"int8.*load the model again"):
+    with pytest.raises(ConfigError, match=rf"{quantization}.*load the model again"):
         llm.load_weights(make_model("llama", 0).named_parameters())
     assert released(llm.model) == gone
     assert greedy(llm) == tokens

@@ -24,6 +24,17 @@ void parallel_for(std::int64_t count, int threads, Body&& body) {
       [](void* context, std::int64_t index) { (*static_cast<Body*>(context))(index); }, &body);
 }
 
+// Calls body(context) on this thread while up to threads - 1 others wait for its loops, spinning:
+// where many short loops follow each other, starting each of them and gathering the threads again
+// costs more. Inside, parallel_for uses the team whatever number of threads it is given, above 1.
+// Rethrows an exception of body.
+void with_team(int threads, void (*body)(void*), void* context);
+
+template <class Body>
+void with_team(int threads, Body&& body) {
+  with_team(threads, [](void* context) { (*static_cast<Body*>(context))(); }, &body);
+}
+
 // "openmp" where the process' OpenMP runtime was found, "std" for the own pool. Settled at the
 // first use.
 const char* thread_pool_name();

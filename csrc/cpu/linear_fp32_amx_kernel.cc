@@ -12,23 +12,16 @@
 // unit multiplies what was split before: that costs little time, and memory is read at 4 bytes per
 // weight, not 6. The tile unit takes subnormal parts as zero; a number that is not finite, or
 // within 2^-9 of the largest, gives NaN.
-#include "amx.h"
-#include "linear_epilogue.h"
+#include "linear_tiles.h"
 
 namespace fastsi {
 namespace FASTSI_ISA {
 namespace {
 
-constexpr std::int64_t kWidth = 32;      // columns of a panel: two tiles of sums
-constexpr std::int64_t kStepDepth = 32;  // k of a tile: 16 pairs
 constexpr int kParts = 3;
+constexpr std::int64_t kWidth = 32, kStepDepth = 32;
 constexpr std::int64_t kPartsBytes = kParts * kTileBytes;  // of a tile of rows or of columns
 constexpr int kSplits = 32;                                // calls of split for a step of a panel
-// Steps of k per pass over the rows of an item: their parts stay in the second-level cache.
-constexpr std::int64_t kBlockSteps = 24;
-constexpr std::int64_t kStepLines = kStepDepth * kWidth * sizeof(float) / 64;
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // Writes the first Parts parts of two vectors, whose other parts are 0; a pair of words is one
 // element of each.
@@ -60,16 +53,6 @@ FASTSI_INLINE void split_weights(const float* from, char* to) {
   }
 }
 
-// The intrinsics of tiles do not tell the compiler which memory they read.
-FASTSI_INLINE void order_memory() { __asm__ volatile("" ::: "memory"); }
-
-// Weights to ask for while others are multiplied: so many cache lines per product. The
-// hardware alone does not look beyond a page of 4 KiB, which is one step.
-struct Fetch {
-  const float* next;
-  std::int64_t lines;
-};
-
 // Tiles 0 to 3: sums, rows of tiles by columns of tiles. 4 and 5: a part of the rows. 6 and 7: a
 // part of the weights. The names of tiles are literals, hence macros.
 #define FASTSI_LOAD(tile, from, part) _tile_loadd(tile, (from) + (part) * kTileBytes, kTileRowBytes)
@@ -90,9 +73,7 @@ struct Fetch {
   if (Next)                                                                                      \
     split_weights<Parts, kSplits*(number) / kProducts, kSplits*((number) + 1) / kProducts>(from, \
                                                                                            to);  \
-  for (std::int64_t i = 0; i < fetch.lines; ++i, fetch.next += 16) {                             \
-    _mm_prefetch(fetch.next, _MM_HINT_T1);                                                       \
-  }
+  fetch.ask()
 
 // Products i + j <= 2 of three parts of a row and so many of a weight.
 constexpr int products_of(int parts) { return parts == 1 ? 3 : parts + 3; }
@@ -123,31 +104,17 @@ FASTSI_INLINE void multiply_step(const char* x, std::int64_t next_rows, const ch
   FASTSI_MULTIPLY(kProducts - 2);
   FASTSI_LOAD_ROWS(0);
   FASTSI_MULTIPLY(kProducts - 1);
-  order_memory();
+  tile_fence();
 }
 
 // Adds the rows' parts at x, tiles of rows `next_rows` bytes apart, times `steps` steps of a panel
-// to sums [16 * Tiles][32], which start at 0 if `fresh`. `parts` holds the weights of two steps.
+// to the sums. `parts` holds the weights of two steps.
 template <int Parts, int Tiles>
 void multiply(const char* x, std::int64_t next_rows, const float* panel, std::int64_t steps,
-              bool fresh, Fetch fetch, char* parts, float* sums) {
-  constexpr std::int64_t kSlot = 2 * kPartsBytes, kRowBytes = kWidth * sizeof(float);
-  float* second = sums + kTileRows * kWidth;
-  if (fresh) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  } else {
-    _tile_loadd(0, sums, kRowBytes);
-    _tile_loadd(1, sums + kTileRows, kRowBytes);
-    if (Tiles == 2) {
-      _tile_loadd(2, second, kRowBytes);
-      _tile_loadd(3, second + kTileRows, kRowBytes);
-    }
-  }
+              Fetch fetch, char* parts) {
+  constexpr std::int64_t kSlot = 2 * kPartsBytes;
   if (steps > 0) split_weights<Parts, 0, kSplits>(panel, parts);
-  order_memory();
+  tile_fence();
   for (std::int64_t s = 0; s < steps; ++s, x += kPartsBytes) {
     const char* w = parts + s % 2 * kSlot;
     char* to = parts + (s + 1) % 2 * kSlot;
@@ -158,103 +125,41 @@ void multiply(const char* x, std::int64_t next_rows, const float* panel, std::in
       multiply_step<Parts, Tiles, false>(x, next_rows, w, nullptr, nullptr, fetch);
     }
   }
-  _tile_stored(0, sums, kRowBytes);
-  _tile_stored(1, sums + kTileRows, kRowBytes);
-  if (Tiles == 2) {
-    _tile_stored(2, second, kRowBytes);
-    _tile_stored(3, second + kTileRows, kRowBytes);
-  }
-  order_memory();
 }
 
-using Multiply = void (*)(const char*, std::int64_t, const float*, std::int64_t, bool, Fetch, char*,
-                          float*);
+using Multiply = void (*)(const char*, std::int64_t, const float*, std::int64_t, Fetch, char*);
 constexpr Multiply kMultiply[kParts][2] = {{multiply<1, 1>, multiply<1, 2>},
                                            {multiply<2, 1>, multiply<2, 2>},
                                            {multiply<3, 1>, multiply<3, 2>}};
 
-constexpr std::int64_t kWeightBytes = 2 * 2 * kPartsBytes;
-constexpr std::int64_t kSums = 2 * kTileRows * kWidth;  // of two tiles of rows
+struct Fp32 {
+  static constexpr std::int64_t kRowBytes = kPartsBytes, kStepWords = kStepDepth * kWidth;
+  static constexpr std::int64_t kWeightBytes = 2 * 2 * kPartsBytes;
 
-// Where an item keeps what: weights of two steps, sums [panel][two tiles of rows] (one block of
-// them where all of k is one pass), and the parts of the rows [tile of rows][step].
-struct Scratch {
-  std::int64_t steps, tiles, sums;
-  char *weights, *parts;
-  float* first_sums;
-
-  Scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels, void* memory)
-      : steps(ceil_div(task.k, kStepDepth)),
-        tiles(ceil_div(rows, kTileRows)),
-        sums(steps <= kBlockSteps ? 1 : panels * ceil_div(tiles, 2)),
-        weights(static_cast<char*>(memory)),
-        parts(weights + kWeightBytes + sums * kSums * static_cast<std::int64_t>(sizeof(float))),
-        first_sums(reinterpret_cast<float*>(weights + kWeightBytes)) {}
-
-  char* rows(std::int64_t tile, std::int64_t step) const {
-    return parts + (tile * steps + step) * kPartsBytes;
-  }
-  float* sums_of(std::int64_t panel, std::int64_t tile) const {
-    return first_sums + (sums == 1 ? 0 : panel * ceil_div(tiles, 2) + tile / 2) * kSums;
+  FASTSI_INLINE void prepare(__m512 low, __m512 high, char* to) { split<kParts>(low, high, to); }
+  static std::int64_t products(const LinearTask& task) { return products_of(task.weight_parts); }
+  static void multiply(const LinearTask& task, bool both, const char* x, std::int64_t next_rows,
+                       const float* panel, std::int64_t steps, const Fetch& fetch, char* scratch) {
+    kMultiply[task.weight_parts - 1][both](x, next_rows, panel, steps, fetch, scratch);
   }
 };
+using Tiles = LinearTiles<Fp32>;
 
 }  // namespace
 
-LinearLayout linear_fp32_layout() {
-  return {kWidth,        kTileRows,  1, kStepDepth, 2 * kTileRows, kParts * 2,
-          kBlockSteps * kStepDepth};
-}
+LinearLayout linear_fp32_layout() { return Tiles::layout(); }
 
 std::size_t linear_fp32_scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels) {
-  const Scratch found(task, rows, panels, nullptr);
-  return static_cast<std::size_t>(found.rows(found.tiles, 0) - found.weights);
+  return Tiles::scratch(task, rows, panels);
 }
 
 void linear_fp32_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,
-                         std::int64_t panels, void* memory) {
-  const Scratch scratch(task, rows, panels, memory);
-  for (std::int64_t r = 0; r < scratch.tiles * kTileRows; ++r) {
-    const bool used = r < rows;  // the rows that fill the last tile are zeros
-    const float* x = used ? row_of(task, row + r) : task.x;
-    char* to = scratch.rows(r / kTileRows, 0) + r % kTileRows * kTileRowBytes;
-    for (std::int64_t k = 0; k < task.k; k += kStepDepth, to += kPartsBytes) {
-      const std::int64_t left = used ? task.k - k : 0;
-      const auto mask = left >= kStepDepth ? ~0u : (1u << left) - 1;
-      split<kParts>(
-          _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), x + k),
-          _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), x + k + kStepDepth / 2), to);
-    }
-  }
+                         std::int64_t panels, void* scratch) {
+  Tiles::prepare(task, row, rows, panels, scratch);
 }
 
-void linear_fp32(const LinearTask& task, const LinearBlock& block, void* memory) {
-  const std::int64_t rows = block.row_last - block.row_first;
-  const Scratch scratch(task, rows, block.panels, memory);
-  const TileScope scope(rows < kTileRows ? static_cast<int>(rows) : kTileRows);
-  const std::int64_t products = products_of(task.weight_parts);
-  std::int64_t step = 0;
-  do {  // once where k is 0, so that the outputs are set
-    const std::int64_t left = scratch.steps - step, steps = left < kBlockSteps ? left : kBlockSteps;
-    // Every pass over a panel asks for its share of the next one.
-    const std::int64_t lines = ceil_div(kStepLines, products * ceil_div(scratch.tiles, 2));
-    const std::int64_t share = steps * products * lines * 16;
-    for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
-      const float* panel = static_cast<const float*>(task.weights) + p * task.panel_stride + step * kStepDepth * kWidth;
-      for (std::int64_t r = 0; r < rows; r += 2 * kTileRows) {
-        const std::int64_t tile = r / kTileRows;
-        float* sums = scratch.sums_of(p - block.panel_first, tile);
-        const Fetch fetch{panel + task.panel_stride + r / (2 * kTileRows) * share, lines};
-        kMultiply[task.weight_parts - 1][tile + 1 < scratch.tiles](
-            scratch.rows(tile, step), scratch.steps * kPartsBytes, panel, steps, step == 0, fetch,
-            scratch.weights, sums);
-        if (steps < left) continue;
-        for (std::int64_t i = 0; i < 2 * kTileRows && r + i < rows; ++i)
-          finish_row(task, sums + i * kWidth, block.row_first + r + i, p * kWidth, kWidth);
-      }
-    }
-    step += steps;
-  } while (step < scratch.steps);
+void linear_fp32(const LinearTask& task, const LinearBlock& block, void* scratch) {
+  Tiles::run(task, block, scratch);
 }
 
 }  // namespace FASTSI_ISA

@@ -1,0 +1,159 @@
+// Linear layers over packed panels on the tile unit (AMX). Included by the kernels of the types that
+// are multiplied so.
+//
+// A panel has 32 columns, two tiles of sums beside each other; rows go in tiles of 16, two at a
+// time. A step is 32 k. What a step is made of says a Unit:
+//   kRowBytes        of a tile of rows as prepared, per step
+//   kStepWords       4-byte words of a panel per step
+//   kWeightBytes     scratch of its own
+//   prepare(low, high, to)  one row of a step, its two halves of 16 k
+//   products(task)   products of tiles per step, those beside each other counted as one
+//   multiply(task, both, x, next_rows, panel, steps, fetch, scratch)
+//                    adds rows times `steps` steps of a panel to the sums, tiles 0 to 3
+#pragma once
+
+#include "amx.h"
+#include "linear_epilogue.h"
+
+namespace fastsi {
+namespace FASTSI_ISA {
+
+// Weights to ask for while others are multiplied: so many cache lines per product. The
+// hardware alone does not look beyond a page of 4 KiB.
+struct Fetch {
+  const float* next;
+  std::int64_t lines;
+
+  __attribute__((always_inline)) void ask() {
+    for (std::int64_t i = 0; i < lines; ++i, next += 16) _mm_prefetch(next, _MM_HINT_T1);
+  }
+};
+
+template <class Unit>
+struct LinearTiles {
+  static constexpr std::int64_t kWidth = 32;      // columns of a panel: two tiles of sums
+  static constexpr std::int64_t kStepDepth = 32;  // k of a tile: 16 pairs
+  static constexpr std::int64_t kStepLines = Unit::kStepWords / 16;
+  // Steps of k per pass over the rows of an item: their tiles stay in the second-level cache.
+  static constexpr std::int64_t kPass = 24 * 6 * kTileBytes / (2 * Unit::kRowBytes);
+  static constexpr std::int64_t kSums = 2 * kTileRows * kWidth;  // of two tiles of rows
+
+  static std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+  // Where an item keeps what: the unit's scratch, sums [panel][two tiles of rows] (one block of
+  // them where all of k is one pass), and the rows as prepared [tile of rows][step].
+  struct Scratch {
+    std::int64_t steps, tiles, sums;
+    char *weights, *prepared;
+    float* first_sums;
+
+    Scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels, void* memory)
+        : steps(ceil_div(task.k, kStepDepth)),
+          tiles(ceil_div(rows, kTileRows)),
+          sums(steps <= kPass ? 1 : panels * ceil_div(tiles, 2)),
+          weights(static_cast<char*>(memory)),
+          prepared(weights + Unit::kWeightBytes +
+                   sums * kSums * static_cast<std::int64_t>(sizeof(float))),
+          first_sums(reinterpret_cast<float*>(weights + Unit::kWeightBytes)) {}
+
+    char* rows(std::int64_t tile, std::int64_t step) const {
+      return prepared + (tile * steps + step) * Unit::kRowBytes;
+    }
+    float* sums_of(std::int64_t panel, std::int64_t tile) const {
+      return first_sums + (sums == 1 ? 0 : panel * ceil_div(tiles, 2) + tile / 2) * kSums;
+    }
+  };
+
+  static LinearLayout layout() {
+    constexpr std::int64_t kBytes = Unit::kRowBytes / (kTileRows * kStepDepth);
+    constexpr std::int64_t kInputs = kStepDepth * kWidth / Unit::kStepWords;
+    return {kWidth, kTileRows, kInputs, kStepDepth, 2 * kTileRows, kBytes, kPass * kStepDepth};
+  }
+
+  static std::size_t scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels) {
+    const Scratch found(task, rows, panels, nullptr);
+    return static_cast<std::size_t>(found.rows(found.tiles, 0) - found.weights);
+  }
+
+  static void prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,
+                      std::int64_t panels, void* memory) {
+    const Scratch scratch(task, rows, panels, memory);
+    for (std::int64_t r = 0; r < scratch.tiles * kTileRows; ++r) {
+      const bool used = r < rows;  // the rows that fill the last tile are zeros
+      const float* x = used ? row_of(task, row + r) : task.x;
+      char* to = scratch.rows(r / kTileRows, 0) + r % kTileRows * kTileRowBytes;
+      for (std::int64_t k = 0; k < task.k; k += kStepDepth, to += Unit::kRowBytes) {
+        const std::int64_t left = used ? task.k - k : 0;
+        const auto mask = left >= kStepDepth ? ~0u : (1u << left) - 1;
+        Unit::prepare(
+            _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), x + k),
+            _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), x + k + kStepDepth / 2), to);
+      }
+    }
+  }
+
+  // Sums of one or two tiles of rows, to the tiles or back to memory.
+  static void load_sums(const float* sums, bool both) {
+    constexpr std::int64_t kRowBytes = kWidth * sizeof(float);
+    _tile_loadd(0, sums, kRowBytes);
+    _tile_loadd(1, sums + kTileRows, kRowBytes);
+    if (!both) return;
+    _tile_loadd(2, sums + kSums / 2, kRowBytes);
+    _tile_loadd(3, sums + kSums / 2 + kTileRows, kRowBytes);
+  }
+  static void store_sums(float* sums, bool both) {
+    constexpr std::int64_t kRowBytes = kWidth * sizeof(float);
+    _tile_stored(0, sums, kRowBytes);
+    _tile_stored(1, sums + kTileRows, kRowBytes);
+    if (both) {
+      _tile_stored(2, sums + kSums / 2, kRowBytes);
+      _tile_stored(3, sums + kSums / 2 + kTileRows, kRowBytes);
+    }
+    tile_fence();
+  }
+  static void clear_sums() {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+
+  static void run(const LinearTask& task, const LinearBlock& block, void* memory) {
+    const std::int64_t rows = block.row_last - block.row_first;
+    const Scratch scratch(task, rows, block.panels, memory);
+    const TileScope scope(rows < kTileRows ? static_cast<int>(rows) : kTileRows);
+    const std::int64_t products = Unit::products(task);
+    std::int64_t step = 0;
+    do {  // once where k is 0, so that the outputs are set
+      const std::int64_t left = scratch.steps - step, steps = left < kPass ? left : kPass;
+      // Every pass over a panel asks for its share of the next one.
+      const std::int64_t lines = ceil_div(kStepLines, products * ceil_div(scratch.tiles, 2));
+      const std::int64_t share = steps * products * lines * 16;
+      for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
+        const float* panel = static_cast<const float*>(task.weights) + p * task.panel_stride +
+                             step * Unit::kStepWords;
+        for (std::int64_t r = 0; r < rows; r += 2 * kTileRows) {
+          const std::int64_t tile = r / kTileRows;
+          const bool both = tile + 1 < scratch.tiles;
+          float* sums = scratch.sums_of(p - block.panel_first, tile);
+          const Fetch fetch{panel + task.panel_stride + r / (2 * kTileRows) * share, lines};
+          if (step == 0) {
+            clear_sums();
+          } else {
+            load_sums(sums, both);
+          }
+          Unit::multiply(task, both, scratch.rows(tile, step), scratch.steps * Unit::kRowBytes,
+                         panel, steps, fetch, scratch.weights);
+          store_sums(sums, both);
+          if (steps < left) continue;
+          for (std::int64_t i = 0; i < 2 * kTileRows && r + i < rows; ++i)
+            finish_row(task, sums + i * kWidth, block.row_first + r + i, p * kWidth, kWidth);
+        }
+      }
+      step += steps;
+    } while (step < scratch.steps);
+  }
+};
+
+}  // namespace FASTSI_ISA
+}  // namespace fastsi
