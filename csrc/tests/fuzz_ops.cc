@@ -318,7 +318,7 @@ void fuzz_team() {
   };
   bool failed = false;
   try {
-    fastsi::with_team(static_cast<int>(pick(1, 3)), run);
+    fastsi::with_team(static_cast<int>(pick(1, 3)), [&] { run(); });
   } catch (const std::invalid_argument& error) {
     failed = true;
     require(error.what() == "stop in loop " + std::to_string(bad), "team: message");
