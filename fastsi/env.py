@@ -28,7 +28,16 @@ class Variable:
 ISA = Variable(
     name="FASTSI_ISA",
     default="auto",
-    choices=("auto", "portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"),
+    choices=(
+        "auto",
+        "portable",
+        "avx2",
+        "avx2_vnni",
+        "avx512",
+        "avx512_vnni",
+        "avx512_bf16",
+        "amx",
+    ),
     meaning="Instruction set of the C++ kernels; auto takes the widest this CPU has.",
 )
 BACKEND = Variable(

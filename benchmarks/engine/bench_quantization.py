@@ -4,9 +4,9 @@ Quality, on --questions problems and --paths paths each, drawn by the float32 en
 
 - Kullback-Leibler divergence from the float32 model's next-token distribution to that with
   bfloat16 or int8 linear layers, over the positions of the first path of every question, and how
-  often the most likely token is the same; in int8 also for all layers but the vocabulary head; with
-  an int8 KV cache alone; and with both. Prompts are spans that paths share, paths are spans of their
-  own, as in the engine.
+  often the most likely token is the same; in int8 also for all layers but the vocabulary head;
+  with an int8 KV cache alone; and with both. Prompts are spans that paths share, paths are spans
+  of their own, as in the engine.
 - How many majority winners change when such an engine draws the paths with the same seed; and,
   to judge that by, how many change when the float32 engine draws them with another seed.
 
@@ -265,7 +265,9 @@ def main() -> None:
         details=details,
     )
     report(
-        result, title="rounded linear layers and int8 KV cache against float32", json_out=args.json_out
+        result,
+        title="rounded linear layers and int8 KV cache against float32",
+        json_out=args.json_out,
     )
 
 

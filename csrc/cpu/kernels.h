@@ -48,7 +48,7 @@ struct LinearTask {
   const float* x;
   const std::int64_t* row_index;  // null: row r of the output reads row r of x
   const void* weights;            // words of 4 bytes: a float32, or two bfloat16
-  const float *bias, *residual;  // null: none
+  const float *bias, *residual;   // null: none
   float* out;
   std::int64_t x_stride, residual_stride, out_stride;
   std::int64_t panel_stride;  // words
@@ -132,25 +132,25 @@ struct ActTask {
   std::size_t attention_scratch(const AttentionTask& task, std::int64_t rows);           \
   void attention(const AttentionTask& task, const AttentionBlock& block, void* scratch); \
   }
-#define FASTSI_DECLARE_LINEAR(isa, name)                                                           \
-  namespace isa {                                                                                  \
-  LinearLayout name##_layout();                                                                    \
-  std::size_t name##_scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels);      \
-  void name##_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,                 \
-                      std::int64_t panels, void* scratch);                                         \
-  void name(const LinearTask& task, const LinearBlock& block, void* scratch);                      \
+#define FASTSI_DECLARE_LINEAR(isa, name)                                                      \
+  namespace isa {                                                                             \
+  LinearLayout name##_layout();                                                               \
+  std::size_t name##_scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels); \
+  void name##_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,            \
+                      std::int64_t panels, void* scratch);                                    \
+  void name(const LinearTask& task, const LinearBlock& block, void* scratch);                 \
   }
-#define FASTSI_DECLARE_KERNELS(isa)                                                                \
-  FASTSI_DECLARE_ATTENTION(isa)                                                                    \
-  FASTSI_DECLARE_LINEAR(isa, linear_fp32)                                                          \
-  FASTSI_DECLARE_LINEAR(isa, linear_bf16)                                                          \
-  namespace isa {                                                                                  \
-  void merge(const MergeTask& task, std::int64_t row);                                             \
-  std::size_t sample_scratch(const SampleTask& task);                                              \
-  SampleResult sample(const SampleTask& task, void* scratch);                                      \
-  void norm(const NormTask& task, std::int64_t row);                                               \
-  void rope(const RopeTask& task, std::int64_t row, void* scratch);                                \
-  void act(const ActTask& task, std::int64_t row);                                                 \
+#define FASTSI_DECLARE_KERNELS(isa)                                 \
+  FASTSI_DECLARE_ATTENTION(isa)                                     \
+  FASTSI_DECLARE_LINEAR(isa, linear_fp32)                           \
+  FASTSI_DECLARE_LINEAR(isa, linear_bf16)                           \
+  namespace isa {                                                   \
+  void merge(const MergeTask& task, std::int64_t row);              \
+  std::size_t sample_scratch(const SampleTask& task);               \
+  SampleResult sample(const SampleTask& task, void* scratch);       \
+  void norm(const NormTask& task, std::int64_t row);                \
+  void rope(const RopeTask& task, std::int64_t row, void* scratch); \
+  void act(const ActTask& task, std::int64_t row);                  \
   }
 FASTSI_DECLARE_KERNELS(portable)
 FASTSI_DECLARE_KERNELS(avx2)

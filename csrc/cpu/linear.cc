@@ -66,8 +66,8 @@ LinearLayout check_packed(const LinearWeights& packed) {
   require_dims("weights", data, 3);
   require_contiguous("weights", data);
   FASTSI_CHECK(data.shape[2] == layout.width * layout.inputs, "weights: packed in panels of ",
-               data.shape[2] / layout.inputs, " columns, instruction set ", name_of(isa()), " reads panels of ", layout.width,
-               "; pack them again");
+               data.shape[2] / layout.inputs, " columns, instruction set ", name_of(isa()),
+               " reads panels of ", layout.width, "; pack them again");
   FASTSI_CHECK(1 <= packed.parts && packed.parts <= 3, "weights: ", packed.parts,
                " parts, must be 1 to 3");
   FASTSI_CHECK(packed.n >= 0 && !(packed.pair && packed.n % 2), "weights: ", packed.n,

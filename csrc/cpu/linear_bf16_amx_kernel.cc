@@ -8,7 +8,8 @@ namespace {
 
 constexpr std::int64_t kPanelRowBytes = 2 * kTileRowBytes;  // 32 columns of pairs
 
-// Adds rows at x, tiles of them `next_rows` bytes apart, times `steps` steps of a panel to the sums.
+// Adds rows at x, tiles of them `next_rows` bytes apart, times `steps` steps of a panel to the
+// sums.
 template <int Tiles>
 void multiply(const char* x, std::int64_t next_rows, const char* panel, std::int64_t steps,
               Fetch fetch) {

@@ -89,8 +89,8 @@ std::size_t linear_bf16_scratch(const LinearTask& task, std::int64_t rows, std::
   return Panels::scratch(task, rows, panels);
 }
 
-void linear_bf16_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,
-                         std::int64_t, void* scratch) {
+void linear_bf16_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows, std::int64_t,
+                         void* scratch) {
   Panels::prepare(task, row, rows, scratch);
 }
 

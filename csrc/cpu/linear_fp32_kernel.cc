@@ -28,8 +28,8 @@ std::size_t linear_fp32_scratch(const LinearTask& task, std::int64_t rows, std::
   return Panels::scratch(task, rows, panels);
 }
 
-void linear_fp32_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,
-                         std::int64_t, void* scratch) {
+void linear_fp32_prepare(const LinearTask& task, std::int64_t row, std::int64_t rows, std::int64_t,
+                         void* scratch) {
   Panels::prepare(task, row, rows, scratch);
 }
 

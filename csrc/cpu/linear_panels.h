@@ -22,8 +22,8 @@ namespace FASTSI_ISA {
 
 template <class Unit>
 struct LinearPanels {
-  // Sums, one vector of weights per column group and input and a broadcast fit the register file: 32
-  // of AVX-512, 16 elsewhere.
+  // Sums, one vector of weights per column group and input and a broadcast fit the register file:
+  // 32 of AVX-512, 16 elsewhere.
 #if defined(__AVX512F__)
   static constexpr int kVectors = 2, kRows = 8;
 #elif defined(__AVX2__)

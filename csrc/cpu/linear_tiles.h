@@ -1,5 +1,5 @@
-// Linear layers over packed panels on the tile unit (AMX). Included by the kernels of the types that
-// are multiplied so.
+// Linear layers over packed panels on the tile unit (AMX). Included by the kernels of the types
+// that are multiplied so.
 //
 // A panel has 32 columns, two tiles of sums beside each other; rows go in tiles of 16, two at a
 // time. A step is 32 k. What a step is made of says a Unit:

@@ -2,8 +2,8 @@
 // tested on CPUs without tiles. amx.h includes this where FASTSI_EMULATE_AMX is defined.
 //
 // Follows the descriptions of Intel's manual (volume 2): products of bfloat16 are added with one
-// rounding each, those of even and of odd inputs apart, subnormal numbers count as zero; shapes that
-// the hardware refuses end the process.
+// rounding each, those of even and of odd inputs apart, subnormal numbers count as zero; shapes
+// that the hardware refuses end the process.
 #pragma once
 
 #include <cmath>

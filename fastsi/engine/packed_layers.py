@@ -165,8 +165,8 @@ class PackedLayers:
         """Give released weights their memory and values back, bit for bit.
 
         Raises:
-            ConfigError: the packed copy has other values (a mode that rounds), or another instruction set
-                is in force.
+            ConfigError: the packed copy has other values (a mode that rounds), or another
+                instruction set is in force.
         """
         if not self._released:
             return

@@ -86,7 +86,9 @@ def test_precision_where_it_is_hard(runner: str, kind: str) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("n", [1, 7, 16, 17, 40, 129])
-def test_what_follows_the_product(runner: str, mode: str, activation: str | None, pair: bool, n: int) -> None:
+def test_what_follows_the_product(
+    runner: str, mode: str, activation: str | None, pair: bool, n: int
+) -> None:
     # torch multiplies few features, or rows, by other means, with errors of other size; so it is
     # given many of both, and the kernel some of the features.
     rows, features = 300, 64 + n

@@ -6,8 +6,8 @@
 namespace fastsi {
 
 // avx2_vnni and avx512_vnni add dot products of bytes, of use to int8 kernels alone; other kernels
-// are those of avx2 and avx512. avx512_bf16 adds dot products of bfloat16 to avx512_vnni, for linear
-// layers in bfloat16. amx: all of these, and the matrix tiles of AMX for bfloat16 and int8.
+// are those of avx2 and avx512. avx512_bf16 adds dot products of bfloat16 to avx512_vnni, for
+// linear layers in bfloat16. amx: all of these, and the matrix tiles of AMX for bfloat16 and int8.
 enum class Isa : int {
   portable = 0,
   avx2 = 1,
@@ -21,8 +21,8 @@ inline constexpr Isa kIsas[] = {Isa::portable,    Isa::avx2,        Isa::avx2_vn
                                 Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx};
 
 // Sets the instruction set for all later calls: "portable", "avx2", "avx2_vnni",
-// "avx512", "avx512_vnni", "avx512_bf16", "amx", or "auto" for the widest that this build holds and this CPU runs.
-// Throws std::invalid_argument for any other name, or for one that cannot run here.
+// "avx512", "avx512_vnni", "avx512_bf16", "amx", or "auto" for the widest that this build holds and
+// this CPU runs. Throws std::invalid_argument for any other name, or for one that cannot run here.
 void set_isa(const std::string& name);
 
 Isa isa();

@@ -96,11 +96,11 @@ struct SampledTokens {
 };
 
 // Weights of a linear layer in panels of columns, as the kernels of one instruction set read them:
-// data as linear_packed_shape says, [panels, steps, width], zeros where it is padding: a step is one
-// input of float32, or two of bfloat16, whose values lie side by side for every column, and rows
-// are then rounded to bfloat16 too. n counts the output features of all weights laid side by side; a pair's second half
-// multiplies the activated first half. `parts`, of float32: as linear_parts says of all weights, or
-// more; it changes no bit of a product, only its time.
+// data as linear_packed_shape says, [panels, steps, width], zeros where it is padding: a step is
+// one input of float32, or two of bfloat16, whose values lie side by side for every column, and
+// rows are then rounded to bfloat16 too. n counts the output features of all weights laid side by
+// side; a pair's second half multiplies the activated first half. `parts`, of float32: as
+// linear_parts says of all weights, or more; it changes no bit of a product, only its time.
 struct LinearWeights {
   TensorView data;
   std::int64_t n = 0, k = 0;

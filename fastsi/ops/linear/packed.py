@@ -49,8 +49,8 @@ class PackedWeight:
     layout: str
     """"panelW": panels of W columns, [panels, k, W]; "bf16_panelW": [panels, k / 2, W, 2], two
     inputs of a column side by side; "int8_panel16" or, for AVX2 without VNNI,
-    "int8_panel16_steps": as in csrc/cpu/linear_int8.h; "rows", without the extension: [n, k], in mode
-    "int8" with k filled up to 64; "own": the weights as they are, in ``weights``."""
+    "int8_panel16_steps": as in csrc/cpu/linear_int8.h; "rows", without the extension: [n, k], in
+    mode "int8" with k filled up to 64; "own": the weights as they are, in ``weights``."""
     data: torch.Tensor
     """uint8 [bytes], 64-byte aligned: the weights in this layout; empty in layout "own"."""
     weights: tuple[torch.Tensor, ...] = ()
