@@ -204,10 +204,13 @@ class DecoderLayer:
     ) -> None: ...
 
 class Decoder:
-    def __init__(self, layers: Sequence[DecoderLayer]) -> None: ...
+    def __init__(
+        self, layers: Sequence[DecoderLayer], norm: DecoderNorm, head: DecoderLinear
+    ) -> None: ...
     def forward(
         self,
         hidden: TensorView,
+        keep: TensorView,
         cos: TensorView,
         sin: TensorView,
         k_caches: Sequence[TensorView],
@@ -216,6 +219,7 @@ class Decoder:
         v_scales: Sequence[TensorView],
         slots: TensorView,
         plan: SegmentPlan,
-        scratch: tuple[TensorView, TensorView, TensorView, TensorView, TensorView],
+        scratch: tuple[TensorView, TensorView, TensorView, TensorView, TensorView, TensorView],
+        logits: TensorView,
         threads: int,
     ) -> None: ...

@@ -30,6 +30,11 @@ def sample_tokens(context: Context) -> None:
     ours, theirs = plain.values()
     context.share(f"sample_tokens, {rows} x {vocab}", ours, floor, 0.85)
     context.ratio("the same beside torch softmax and multinomial", theirs / ours, 5.0)
+    params = _params(context, rows, {"temperature": _TEMPERATURE})
+    name = "reference" if context.dry else "triton"
+    draw = partial(ops.sample_tokens, params=params, check=False, raw=True, backend=name)
+    raw = device_seconds([partial(draw, x) for x in logits], context.device)
+    context.share("sample_tokens with the raw log-prob", raw, floor, None)
     cut = _times(context, logits, _CUT)
     ours_cut, theirs_cut = cut.values()
     context.share("sample_tokens with top-k 50 and top-p 0.9", ours_cut, floor, None)

@@ -37,15 +37,16 @@ void bind_decoder(py::module_& m) {
                             down};
       }));
   py::class_<Decoder>(m, "Decoder")
-      .def(py::init<std::vector<DecoderLayer>>())
+      .def(py::init<std::vector<DecoderLayer>, DecoderNorm, DecoderLinear>())
       .def("forward",
-           [](const Decoder& decoder, const TensorView& hidden, const TensorView& cos,
-              const TensorView& sin, std::vector<TensorView> k_caches,
+           [](const Decoder& decoder, const TensorView& hidden, const TensorView& keep,
+              const TensorView& cos, const TensorView& sin, std::vector<TensorView> k_caches,
               std::vector<TensorView> v_caches, std::vector<TensorView> k_scales,
               std::vector<TensorView> v_scales, const TensorView& slots, const SegmentPlan& plan,
-              const std::array<TensorView, 5>& scratch, int threads) {
-             const auto& [normed, qkv, attended, lse, gated] = scratch;
+              const std::array<TensorView, 6>& scratch, const TensorView& logits, int threads) {
+             const auto& [normed, qkv, attended, lse, gated, kept] = scratch;
              const DecoderStep step{hidden,
+                                    keep,
                                     {cos, sin},
                                     std::move(k_caches),
                                     std::move(v_caches),
@@ -53,7 +54,8 @@ void bind_decoder(py::module_& m) {
                                     std::move(v_scales),
                                     slots};
              const py::gil_scoped_release release;
-             decoder.forward(step, plan, {normed, qkv, attended, lse, gated}, threads);
+             decoder.forward(step, plan, {normed, qkv, attended, lse, gated, kept}, logits,
+                             threads);
            });
 }
 

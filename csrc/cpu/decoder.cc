@@ -1,5 +1,6 @@
 #include "fastsi/decoder.h"
 
+#include <cstring>
 #include <utility>
 
 #include "fastsi/parallel.h"
@@ -7,10 +8,16 @@
 namespace fastsi {
 namespace {
 
-void product(const TensorView& x, const DecoderLinear& layer, const TensorView* residual,
-             Activation activation, const TensorView& out, int threads) {
+// Null: no residual; row r of x is row r of out.
+struct Around {
+  const TensorView *residual = nullptr, *row_index = nullptr;
+  Activation activation = Activation::none;
+};
+
+void product(const TensorView& x, const DecoderLinear& layer, const Around& around,
+             const TensorView& out, int threads) {
   const TensorView* bias = layer.bias ? &*layer.bias : nullptr;
-  const LinearEpilogue after{bias, residual, nullptr, activation};
+  const LinearEpilogue after{bias, around.residual, around.row_index, around.activation};
   if (const auto* exact = std::get_if<LinearWeights>(&layer.weights)) {
     linear(x, *exact, after, out, threads);
   } else {
@@ -38,6 +45,32 @@ void check_scratch(const char* name, const TensorView& view, std::int64_t rows) 
   require_contiguous(name, view);
 }
 
+TensorView first_rows(TensorView view, std::int64_t rows) {
+  view.shape[0] = rows;
+  return view;
+}
+
+// Whether the kept rows are all rows, in order; throws where one is none.
+bool keeps_all(const std::int64_t* keep, std::int64_t count, std::int64_t rows) {
+  bool all = count == rows;
+  for (std::int64_t i = 0; i < count; ++i) {
+    FASTSI_CHECK(0 <= keep[i] && keep[i] < rows, "keep: entry ", i, " is ", keep[i], ", there are ",
+                 rows, " rows");
+    all = all && keep[i] == i;
+  }
+  return all;
+}
+
+void gather(const TensorView& from, const std::int64_t* keep, const TensorView& to) {
+  const std::int64_t columns = from.shape[1];
+  const auto* source = static_cast<const float*>(from.data);
+  auto* target = static_cast<float*>(to.data);
+  for (std::int64_t i = 0; i < to.shape[0]; ++i) {
+    std::memcpy(target + i * columns, source + keep[i] * from.stride[0],
+                static_cast<std::size_t>(columns) * sizeof(float));
+  }
+}
+
 struct Heads {
   TensorView q, k, v, out;
 };
@@ -60,7 +93,7 @@ Heads split_heads(const DecoderScratch& scratch, const TensorView& k_cache) {
 }  // namespace
 
 void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
-                      const DecoderScratch& scratch, int threads) const {
+                      const DecoderScratch& scratch, const TensorView& logits, int threads) const {
   const std::size_t layers = layers_.size();
   FASTSI_CHECK(step.k_caches.size() == layers && step.v_caches.size() == layers,
                "k_caches: ", step.k_caches.size(), ", v_caches: ", step.v_caches.size(),
@@ -69,16 +102,28 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
   FASTSI_CHECK(step.k_scales.size() == scales && step.v_scales.size() == scales,
                "k_scales: ", step.k_scales.size(), ", v_scales: ", step.v_scales.size(),
                ", must be ", scales);
-  const TensorView& hidden = step.hidden;
-  require_dims("hidden", hidden, 2);
+  const TensorView& all = step.hidden;
+  require_dims("hidden", all, 2);
+  require_dtype("hidden", all, DType::f32);
+  require_dense_last("hidden", all);
+  require_dims("keep", step.keep, 1);
+  const std::int64_t rows = all.shape[0], count = step.keep.shape[0];
+  const auto* keep = vector_of<std::int64_t>("keep", step.keep, DType::i64, count);
   for (const auto& [name, view] : {std::pair{"normed", &scratch.normed},
                                    {"qkv", &scratch.qkv},
                                    {"attended", &scratch.attended},
                                    {"lse", &scratch.lse},
                                    {"gated", &scratch.gated}}) {
-    check_scratch(name, *view, hidden.shape[0]);
+    check_scratch(name, *view, rows);
   }
-  const auto run_layer = [&](std::size_t i) {
+  check_scratch("kept", scratch.kept, count);
+  require_size("kept", scratch.kept, 1, all.shape[1]);
+  FASTSI_CHECK(count <= rows, "keep: has ", count, " entries, there are ", rows, " rows");
+  const bool every = keeps_all(keep, count, rows);
+  require_dims("logits", logits, 2);
+  require_size("logits", logits, 0, count);
+
+  const auto attend = [&](std::size_t i) {
     const DecoderLayer& layer = layers_[i];
     KvCache cache{step.k_caches[i], step.v_caches[i]};
     if (scales > 0) cache.k_scale = &step.k_scales[i], cache.v_scale = &step.v_scales[i];
@@ -87,18 +132,33 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
     if (layer.head_norms) {
       norms = {&layer.head_norms->q, &layer.head_norms->k, layer.head_norms->eps};
     }
-
-    rms_norm(hidden, layer.before.weight, layer.before.eps, nullptr, scratch.normed, threads);
-    product(scratch.normed, layer.qkv, nullptr, Activation::none, scratch.qkv, threads);
+    rms_norm(all, layer.before.weight, layer.before.eps, nullptr, scratch.normed, threads);
+    product(scratch.normed, layer.qkv, {}, scratch.qkv, threads);
     rope_kv_write(heads.q, heads.k, heads.v, step.tables, norms, cache, step.slots, threads);
     segment_attention(heads.q, cache, plan, layer.attention, heads.out, scratch.lse, threads);
-    product(scratch.attended, layer.output, &hidden, Activation::none, hidden, threads);
-    rms_norm(hidden, layer.between.weight, layer.between.eps, nullptr, scratch.normed, threads);
-    product(scratch.normed, layer.gate_up, nullptr, layer.activation, scratch.gated, threads);
-    product(scratch.gated, layer.down, &hidden, Activation::none, hidden, threads);
+  };
+  // What follows attention, for all rows or for those in `index`, whose residual `hidden` holds.
+  const auto finish = [&](const DecoderLayer& layer, const TensorView& hidden,
+                          const TensorView* index) {
+    const TensorView normed = first_rows(scratch.normed, hidden.shape[0]);
+    const TensorView gated = first_rows(scratch.gated, hidden.shape[0]);
+    product(scratch.attended, layer.output, {&hidden, index}, hidden, threads);
+    rms_norm(hidden, layer.between.weight, layer.between.eps, nullptr, normed, threads);
+    product(normed, layer.gate_up, {nullptr, nullptr, layer.activation}, gated, threads);
+    product(gated, layer.down, {&hidden}, hidden, threads);
   };
   with_team(threads, [&] {
-    for (std::size_t i = 0; i < layers; ++i) run_layer(i);
+    for (std::size_t i = 0; i < layers; ++i) {
+      attend(i);
+      if (i + 1 < layers) finish(layers_[i], all, nullptr);
+    }
+    // The last layer's rows without logits were wanted for their keys and values alone.
+    const TensorView& hidden = every ? all : scratch.kept;
+    if (!every) gather(all, keep, scratch.kept);
+    if (layers > 0) finish(layers_.back(), hidden, every ? nullptr : &step.keep);
+    const TensorView normed = first_rows(scratch.normed, count);
+    rms_norm(hidden, norm_.weight, norm_.eps, nullptr, normed, threads);
+    product(normed, head_, {}, logits, threads);
   });
 }
 

@@ -1,4 +1,4 @@
-"""All layers of a `FusedDecoder` in one call of the extension.
+"""The pass of a `FusedDecoder`, from embedded tokens to logits, in one call of the extension.
 
 Called one by one from Python, the eight ops of a layer cost a small model a third of its step.
 Importing this module loads the extension.
@@ -31,40 +31,47 @@ class CompiledLayers:
     making; norms are read from the model's own memory.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], norm: Norm, head: PackedLayers) -> None:
         self._core = _ext.core()
         self._held: list[object] = []
         self._seen: tuple[Sequence[torch.Tensor] | None, ...] = (None,) * 4
         self._views: list[list[_C.TensorView]] = []
-        self._decoder = self._core.Decoder([self._layer(layer) for layer in layers])
+        made = [self._layer(layer) for layer in layers]
+        self._decoder = self._core.Decoder(made, self._norm(norm), self._linear(head))
 
     def forward(
         self,
         hidden: torch.Tensor,
         tables: tuple[torch.Tensor, torch.Tensor],
         context: StepContext,
+        keep: torch.Tensor,
         scratch: Sequence[torch.Tensor],
+        logits: torch.Tensor,
     ) -> None:
-        """Run the layers; ``hidden`` [R, H], contiguous float32, becomes their result.
+        """Run the layers, the last norm and the head.
 
         Args:
-            hidden: embedded tokens.
+            hidden: embedded tokens [R, H], contiguous float32; overwritten.
             tables: cos and sin [R, rotary].
             context: caches, slots and plan of the step.
-            scratch: [R, columns] each, see ``DecoderScratch`` in csrc/include/fastsi/decoder.h.
+            keep: int64 [L], rows whose logits are wanted.
+            scratch: see ``DecoderScratch`` in csrc/include/fastsi/decoder.h.
+            logits: [L, vocab], written.
 
         Raises:
             ValueError: shapes or types disagree.
         """
         plan = checked_plan(context.plan, context.k[0].shape[2])
-        normed, qkv, attended, lse, gated = map(view, scratch)
+        normed, qkv, attended, lse, gated, kept = map(view, scratch)
         self._decoder.forward(
             view(hidden),
+            view(keep),
             *map(view, tables),
             *self._caches(context),
             view(context.slots),
             plan,
-            (normed, qkv, attended, lse, gated),
+            (normed, qkv, attended, lse, gated, kept),
+            view(logits),
             torch.get_num_threads(),
         )
 

@@ -25,7 +25,7 @@ from fastsi.ops.segment_attention.work import SegmentWork
 
 Draws = Literal["behind", "full", "scored"]
 """How a frame draws tokens: not at all, they are drawn behind it; with log-probs that the draw
-knows; or with log-probs that take another look at the logits (`Sampler.needs_scores`)."""
+knows; or with log-probs of the given logits beside it (`Sampler.needs_scores`)."""
 SPARE_PAGES = 8
 """Pages that a path may add before its frame must be filled anew."""
 _KV_END = SPAN_FIELDS.index("kv_end")
@@ -104,8 +104,6 @@ class Frame:
         self._rows = FixedArrays(self._padding(segments, spans), device)
         self._num_segments = segments
         self._held: _Held | None = None
-        self.greedy = ops.SampleParams.greedy(key.width, device)
-        """For `Sampler.sample`."""
         self.graph: torch.cuda.CUDAGraph | None = None
         self.result: tuple[torch.Tensor, ...] = ()
         """Of the recorded pass."""

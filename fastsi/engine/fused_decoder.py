@@ -204,33 +204,40 @@ class FusedDecoder:
         run: _Run = PackedLayers.plain if plain else PackedLayers.__call__
         tables = self._rotations(positions)
         hidden = self._embed(ids)
+        logits = _buffer(held, "logits", hidden, self._head.out_features, len(keep))
         if not plain and self._in_one_call(hidden):
-            self._run_compiled(hidden, tables, context, held)
-        else:
-            self._run_ops(hidden, tables, context, run, held)
-        kept = hidden[keep]
+            self._run_compiled(hidden, tables, context, keep, held, logits)
+            return logits
+        kept = self._run_ops(hidden, tables, context, keep, run, held)
         ops.rms_norm(kept, self._norm.weight, self._norm.eps, out=kept)
-        return run(self._head, kept, out=_buffer(held, "logits", kept, self._head.out_features))
+        return run(self._head, kept, out=logits)
 
     def _run_ops(
         self,
         hidden: torch.Tensor,
         tables: tuple[torch.Tensor, torch.Tensor],
         context: StepContext,
+        keep: torch.Tensor,
         run: _Run,
         held: Buffers,
-    ) -> None:
-        """The layers, op by op and in place: what every backend can do, and the definition."""
+    ) -> torch.Tensor:
+        """The layers, op by op and in place: what every backend can do, and the definition.
+
+        Returns the rows ``keep``; of the others the last layer has only written keys and values.
+        """
         normed = _buffer(held, "normed", hidden, hidden.shape[1])
         for number, layer in enumerate(self._layers):
             ops.rms_norm(hidden, layer.before.weight, layer.before.eps, out=normed)
             qkv = _buffer(held, "qkv", hidden, layer.qkv.out_features)
             attended = _attend(layer, number, run(layer.qkv, normed, out=qkv), tables, context)
+            if number + 1 == len(self._layers):
+                attended, hidden, normed = attended[keep], hidden[keep], normed[: len(keep)]
             run(layer.output, attended, residual=hidden, out=hidden)
             ops.rms_norm(hidden, layer.between.weight, layer.between.eps, out=normed)
             gated = _buffer(held, "gated", hidden, layer.gate_up.out_features)
             run(layer.gate_up, normed, activation=layer.activation, out=gated)
             run(layer.down, gated, residual=hidden, out=hidden)
+        return hidden
 
     def _in_one_call(self, hidden: torch.Tensor) -> bool:
         """Whether the layers share their scratch memory and every op would run on the extension."""
@@ -241,13 +248,15 @@ class FusedDecoder:
         hidden: torch.Tensor,
         tables: tuple[torch.Tensor, torch.Tensor],
         context: StepContext,
+        keep: torch.Tensor,
         held: Buffers,
+        logits: torch.Tensor,
     ) -> None:
-        """`_run_ops` in one call of the extension, with the same bits."""
+        """`_run_ops`, norm and head in one call of the extension, with the same bits."""
         if self._compiled is None:
             from fastsi.engine.compiled_layers import CompiledLayers
 
-            self._compiled = CompiledLayers(self._layers)
+            self._compiled = CompiledLayers(self._layers, self._norm, self._head)
         layer, shape = self._layers[0], self._layers[0].call.shape
         columns = {
             "normed": hidden.shape[1],
@@ -257,7 +266,8 @@ class FusedDecoder:
             "gated": layer.gate_up.out_features,
         }
         scratch = [_buffer(held, name, hidden, count) for name, count in columns.items()]
-        self._compiled.forward(hidden, tables, context, scratch)
+        scratch.append(_buffer(held, "kept", hidden, hidden.shape[1], len(keep)))
+        self._compiled.forward(hidden, tables, context, keep, scratch, logits)
 
     def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin [R, rotary] of the rows, from tables made by the model's own module.
@@ -283,15 +293,18 @@ class FusedDecoder:
         return cos[0].contiguous(), sin[0].contiguous()
 
 
-def _buffer(held: Buffers, name: str, rows: torch.Tensor, columns: int) -> torch.Tensor:
-    """Memory [R, columns] of the kind of ``rows``, kept from step to step.
+def _buffer(
+    held: Buffers, name: str, like: torch.Tensor, columns: int, count: int | None = None
+) -> torch.Tensor:
+    """Memory [count, columns] of the kind of ``like``, as long by default, kept between steps.
 
     Fresh pages for 50 MB of logits take milliseconds on a CPU.
     """
+    rows = len(like) if count is None else count
     found = held.get(name)
-    if found is None or found.shape[0] < len(rows) or found.shape[1] != columns:
-        found = held[name] = reserve((len(rows), columns), rows.dtype, rows.device)
-    return found[: len(rows)]
+    if found is None or found.shape[0] < rows or found.shape[1] != columns:
+        found = held[name] = reserve((rows, columns), like.dtype, like.device)
+    return found[:rows]
 
 
 def _attend(

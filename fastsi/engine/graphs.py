@@ -166,7 +166,7 @@ class DecodeGraphs:
         if frame.key.draws == "behind":
             return (logits,)
         scored = frame.key.draws == "scored"
-        drawn = self._sampler.sample(logits, frame.settings, scored=scored, greedy=frame.greedy)
+        drawn = self._sampler.sample(logits, frame.settings, scored=scored)
         frame.advance()
         return (logits, *drawn)
 

@@ -77,7 +77,6 @@ class Sampler:
         *,
         adjust: ops.LogitAdjust | None = None,
         scored: bool,
-        greedy: ops.SampleParams | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and reported log-probs [D]; the tokens go to `last` too. Can be recorded.
 
@@ -86,25 +85,19 @@ class Sampler:
             settings: what `settings` made, on the device.
             adjust: bias and penalties.
             scored: what `needs_scores` said.
-            greedy: see `score_tokens`.
         """
         params = ops.SampleParams(**{name: settings[name] for name in (*_PARAMS, "position")})
         rows = settings["draw_rows"]
-        # On a GPU the settings of a second, greedy draw keep their memory: see `score_tokens`.
-        one_pass = scored and ops.chosen_backend("sample_tokens", logits) != "triton"
         drawn = ops.sample_tokens(
-            logits, params, row_index=rows, adjust=adjust, check=False, raw=one_pass
+            logits, params, row_index=rows, adjust=adjust, check=False, raw=scored
         )
         # A row of NaN draws -1, which no embedding has; the error is raised when it lands.
         self.last[settings["draw_slots"]] = drawn.token.clamp(min=0)
         if self._mode == "processed_logprobs":
             return drawn.token, drawn.logprob
-        if not scored:
-            return drawn.token, drawn.logprob_full
-        if drawn.logprob_raw is not None:
-            return drawn.token, drawn.logprob_raw
-        scores = score_tokens(logits, rows, drawn.token, greedy)
-        return drawn.token, torch.where(settings["plain"], drawn.logprob_full, scores)
+        # Where both are one number, they have the same bits.
+        raw = drawn.logprob_raw
+        return drawn.token, drawn.logprob_full if raw is None else raw
 
     def _as_drawn(self, table: RowTable, slots: Int) -> npt.NDArray[np.bool_]:
         """The slots whose reported log-prob is that of the draw over the whole vocabulary.
@@ -150,20 +143,14 @@ def collect_top(
 
 
 def score_tokens(
-    logits: torch.Tensor,
-    row_index: torch.Tensor,
-    tokens: torch.Tensor,
-    greedy: ops.SampleParams | None = None,
+    logits: torch.Tensor, row_index: torch.Tensor, tokens: torch.Tensor
 ) -> torch.Tensor:
     """Natural-log probabilities of ``tokens`` [D] under rows ``row_index`` of ``logits``.
 
     A greedy draw knows the log-prob of the first maximum in one pass over the row; that of another
-    token is lower by the difference of the two logits. ``greedy`` are settings of greedy draws for
-    the rows of ``logits``, where the caller must keep their memory, as a recorded graph does.
+    token is lower by the difference of the two logits.
     """
-    if greedy is None:
-        greedy = _greedy(logits.shape[0], logits.device)
-    best = ops.sample_tokens(logits, greedy, check=False)
+    best = ops.sample_tokens(logits, _greedy(logits.shape[0], logits.device), check=False)
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     top = logits.gather(1, best.token.clamp(min=0)[:, None])[:, 0].to(wide)
     below = logits[row_index, tokens.clamp(min=0)].to(wide) - top[row_index]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import threading
 from collections.abc import Sequence
 
 import torch
 
 _ALIGN = 64
 _HUGE = 1 << 21
+_REGION = 16 * _HUGE
+_SMALL = 1 << 16
+_region = torch.empty(0, dtype=torch.uint8)  # what is left of the one in use
+_lock = threading.Lock()
 
 
 def aligned(nbytes: int) -> torch.Tensor:
@@ -29,6 +34,23 @@ def aligned(nbytes: int) -> torch.Tensor:
         align, spare = _HUGE, torch.frombuffer(region, dtype=torch.uint8)
     start = -spare.data_ptr() % align
     return spare[start : start + nbytes]
+
+
+def side_by_side(nbytes: int) -> torch.Tensor:
+    """As `aligned`, for blocks that live about as long as those asked for before and after.
+
+    Those too small for huge pages of their own, as the weights of a small model's layers are,
+    share regions of them. A region goes back to the system once all its blocks are gone.
+    """
+    global _region
+    if not _SMALL <= nbytes < _HUGE:
+        return aligned(nbytes)
+    taken = -(-nbytes // _ALIGN) * _ALIGN
+    with _lock:
+        if len(_region) < taken:
+            _region = aligned(_REGION)
+        block, _region = _region[:nbytes], _region[taken:]
+    return block
 
 
 def reserve(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

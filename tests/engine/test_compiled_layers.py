@@ -1,7 +1,8 @@
-"""All layers in one call of the extension: the bits of the ops called one by one."""
+"""A pass in one call of the extension: the bits of the ops called one by one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,13 @@ def test_bits_are_those_of_the_ops_one_by_one(
     assert attention.count >= SAMPLED.max_tokens * len(llm._runner.layers)
 
 
-def passes(llm: LLM, rows: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits and the cache's tensors after one pass over ``rows`` tokens of one sequence."""
+def passes(
+    llm: LLM, rows: int, keep: Sequence[int] | None = None
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits and the cache's tensors after one pass over ``rows`` tokens of one sequence.
+
+    Logits are those of the rows ``keep``, by default all.
+    """
     runner = llm._runner
     plan = ops.SegmentPlan.from_lists(
         pages=[[2, 0, 1]],
@@ -101,7 +107,8 @@ def passes(llm: LLM, rows: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
     with runner.session(), torch.no_grad():
         fused = runner._fused
         assert fused is not None
-        logits = fused.forward(ids, positions, context, torch.arange(rows)).clone()
+        wanted = torch.tensor(range(rows) if keep is None else keep, dtype=torch.int64)
+        logits = fused.forward(ids, positions, context, wanted).clone()
     return logits, kept
 
 
@@ -114,11 +121,14 @@ def test_logits_keys_and_values_are_equal_on_every_instruction_set(
     with running(f"cpu-{isa}"), torch_threads(threads):
         llm = LLM(make_model("qwen3", 8), kv_cache_tokens=1024, kv_dtype=kv_dtype)
         sizes = (1, 7, 33, 130)
-        together = [passes(llm, rows) for rows in sizes]
+        kept = (None, [6], [], [3, 129, *range(60, 90)])
+        together = [passes(llm, *each) for each in zip(sizes, kept, strict=True)]
         one_by_one(monkeypatch)
-        for rows, (logits, caches) in zip(sizes, together, strict=True):
-            expected, expected_caches = passes(llm, rows)
+        for rows, keep, (logits, caches) in zip(sizes, kept, together, strict=True):
+            expected, expected_caches = passes(llm, rows, keep)
+            whole, _ = passes(llm, rows)
             assert torch.equal(logits, expected)
+            assert torch.equal(logits, whole if keep is None else whole[keep])
             for got, want in zip(caches, expected_caches, strict=True):
                 assert torch.equal(got, want)
 
@@ -162,6 +172,9 @@ def test_new_weights_are_seen_and_old_memory_is_not_read(
         ("scratch", "gated: dimension 0 is 3, must be 4"),
         ("heads", "qkv: has 8 columns, must hold"),
         ("hidden", r"weight: dimension 0 is \d+, must be \d+"),
+        ("keep", "keep: entry 1 is 4, there are 4 rows"),
+        ("kept", "kept: dimension 0 is 1, must be 2"),
+        ("logits", r"logits: dimension 0 is 3, must be 2"),
     ],
 )
 def test_what_does_not_fit_is_refused(fault: str, message: str) -> None:
@@ -187,7 +200,10 @@ def test_what_does_not_fit_is_refused(fault: str, message: str) -> None:
         torch.zeros(4, queries),
         torch.zeros(4, queries // shape.head_dim),
         torch.zeros(3 if fault == "scratch" else 4, first.gate_up.out_features),
+        torch.zeros(1 if fault == "kept" else 2, hidden.shape[1]),
     ]
+    keep = torch.tensor([0, 4 if fault == "keep" else 3])
+    logits = torch.zeros(3 if fault == "logits" else 2, fused._head.out_features)
     slots = torch.tensor([999 if fault == "slot" else 0, 1, 2, 3])
     tables = [table[:4].contiguous() for table in fused._tables]
     columns_of_plan = [[0, 1], [0], [0], [4], [0], [0], [4], [1], [0], [0, 1, 2, 3]]
@@ -196,6 +212,7 @@ def test_what_does_not_fit_is_refused(fault: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compiled._decoder.forward(
             view(hidden),
+            view(keep),
             *map(view, tables),
             caches[:2] if fault == "caches" else caches,
             caches,
@@ -204,6 +221,7 @@ def test_what_does_not_fit_is_refused(fault: str, message: str) -> None:
             view(slots),
             plan,
             tuple(map(view, scratch)),
+            view(logits),
             1,
         )
     assert not kept.any(), "something was written all the same"

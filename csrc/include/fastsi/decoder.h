@@ -1,5 +1,6 @@
-// All layers of a decoder built like Llama in one call: the same functions, in the same order and
-// on the same views, as fastsi/engine/fused_decoder.py calls one by one, so the bits are the same.
+// A pass of a decoder built like Llama in one call, from embedded tokens to logits: the same
+// functions, in the same order, as fastsi/engine/fused_decoder.py calls one by one, so the bits are
+// the same.
 #pragma once
 
 #include <optional>
@@ -41,10 +42,10 @@ struct DecoderLayer {
   DecoderLinear down;
 };
 
-// What changes from step to step, for R rows. hidden [R, H] becomes the result; caches are one per
-// layer.
+// What changes from step to step, for R rows, of which the L rows `keep` (int64) get logits. hidden
+// [R, H] is overwritten; caches are one per layer.
 struct DecoderStep {
-  TensorView hidden;
+  TensorView hidden, keep;
   RopeTables tables;
   std::vector<TensorView> k_caches, v_caches;
   std::vector<TensorView> k_scales, v_scales;  // empty unless the caches are int8
@@ -53,22 +54,26 @@ struct DecoderStep {
 
 // Float32 memory that every layer writes anew, each [R, columns] and contiguous: normed H, qkv as
 // many as its features, attended and lse for the queries' elements and heads, gated half of the
-// pair's features.
+// pair's features; and kept [L, H].
 struct DecoderScratch {
-  TensorView normed, qkv, attended, lse, gated;
+  TensorView normed, qkv, attended, lse, gated, kept;
 };
 
 // The views point to memory that the caller keeps alive as long as this object is used.
 class Decoder {
  public:
-  explicit Decoder(std::vector<DecoderLayer> layers) : layers_(std::move(layers)) {}
+  Decoder(std::vector<DecoderLayer> layers, DecoderNorm norm, DecoderLinear head)
+      : layers_(std::move(layers)), norm_(norm), head_(std::move(head)) {}
 
-  // Throws std::invalid_argument if a view does not fit; every function called checks its own.
+  // logits [L, vocabulary]. Throws std::invalid_argument if a view does not fit; every function
+  // called checks its own.
   void forward(const DecoderStep& step, const SegmentPlan& plan, const DecoderScratch& scratch,
-               int threads) const;
+               const TensorView& logits, int threads) const;
 
  private:
   std::vector<DecoderLayer> layers_;
+  DecoderNorm norm_;
+  DecoderLinear head_;
 };
 
 }  // namespace fastsi

@@ -20,7 +20,7 @@ import torch
 
 from fastsi import _ext
 from fastsi.ops._int8 import hadamard, round_rows
-from fastsi.ops._memory import aligned
+from fastsi.ops._memory import side_by_side
 
 BLOCK = 64
 """Inputs that are rotated together."""
@@ -141,7 +141,7 @@ def pack_panels(weights: Sequence[torch.Tensor], pair: bool) -> tuple[str, torch
     panels = core.linear_int8_panels(n, pair)
     columns, depth = PANEL * panels, -(-k // BLOCK) * BLOCK
     step_scales = core.linear_int8_step_scales()
-    data = aligned(columns * _column_bytes(depth, step_scales))
+    data = side_by_side(columns * _column_bytes(depth, step_scales))
     values, scales, sums = _parts(data, columns, depth)
     handle = core.LinearInt8Weights(view(values), view(scales), view(sums), n, k, pair, step_scales)
     first = 0

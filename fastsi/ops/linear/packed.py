@@ -14,7 +14,7 @@ import torch
 from fastsi import _ext
 from fastsi.errors import ConfigError
 from fastsi.ops import _checks
-from fastsi.ops._memory import aligned
+from fastsi.ops._memory import side_by_side
 from fastsi.ops.linear import int8
 from fastsi.types import check_known
 
@@ -157,7 +157,7 @@ def pack_weight(
             return PackedWeight(
                 **common(plain, mode, pair), layout="rows", data=data, scales=scales
             )
-        data = aligned(sum(weight.nbytes for weight in plain))
+        data = side_by_side(sum(weight.nbytes for weight in plain))
         data.view(stored).copy_(torch.cat([weight.flatten() for weight in plain]))
     return PackedWeight(**common(plain, mode, pair), layout="rows", data=data)
 
@@ -222,7 +222,7 @@ def _pack_panels(weights: Sequence[torch.Tensor], mode: str, pair: bool) -> Pack
     fields = common(weights, mode, pair)
     n, k, bf16 = fields["n"], fields["k"], mode == "bf16"
     shape, stored = core.linear_packed_shape(n, k, pair, bf16), _STORED[mode]
-    data, threads = aligned(stored.itemsize * math.prod(shape)), torch.get_num_threads()
+    data, threads = side_by_side(stored.itemsize * math.prod(shape)), torch.get_num_threads()
     # Weights of a bfloat16 checkpoint take half the products of arbitrary float32 ones.
     parts = 1 if bf16 else max(core.linear_parts(view(weight), threads) for weight in weights)
     handle = core.LinearWeights(view(data.view(stored).view(shape)), n, k, pair, parts)

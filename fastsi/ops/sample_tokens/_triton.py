@@ -1,7 +1,8 @@
 """Triton backend of `sample_tokens`: one pass over the logits, then one program per row.
 
 `_scan` splits every row over programs of `TILE` tokens; each leaves the maximum and the sum of
-weights of its blocks of `BLOCK` tokens. `_finish` brings these sums to the row's maximum, finds the
+weights of its blocks of `BLOCK` tokens, at the row's temperature and, where raw log-probs are
+wanted, at 1. `_finish` brings these sums to the row's maximum, finds the
 block that holds u * total and reads that block alone. For a truncated row it gathers the few tokens
 that can pass, in vocabulary order, finds the edges of top-k and top-p by bisection over the order
 of floating-point numbers, and draws among what is left; nothing is sorted. Which of these a row
@@ -67,6 +68,9 @@ def sample_tokens(
     per_block = (rows, blocks)
     block_max = torch.empty(per_block, dtype=dtype, device=device)
     block_sum = torch.empty(per_block, dtype=torch.float64, device=device)
+    # Adjusted logits are not the given ones, whose sums take a draw of their own.
+    in_pass = raw and adjust is None
+    block_raw = torch.empty_like(block_sum) if in_pass else block_sum
     temperature = params.temperature.contiguous()
     # A copy that was adjusted has a row of its own for every row of the draw.
     shape = (sources, logits.stride(0), vocab, blocks)
@@ -78,8 +82,10 @@ def sample_tokens(
             temperature,
             block_max,
             block_sum,
+            block_raw,
             *shape,
             **modes,
+            RAW=in_pass,
             BLOCK=BLOCK,
             GROUP=TILE // BLOCK,
             WIDTH=_width(logits.element_size()),
@@ -96,11 +102,14 @@ def sample_tokens(
             *(getattr(params, name).contiguous() for name in ("key", "position")),
             block_max,
             block_sum,
+            block_raw,
             gathered_z,
             gathered_id,
             *(drawn.token, drawn.logprob, drawn.logprob_full, drawn.kept_mass),
+            drawn.logprob if drawn.logprob_raw is None else drawn.logprob_raw,
             *shape,
             **modes,
+            RAW=in_pass,
             CANDIDATES=candidates,
             KEY_BITS=_KEY_BITS[logits.dtype],
             BLOCK=BLOCK,
@@ -109,7 +118,7 @@ def sample_tokens(
             num_warps=8,
             **({"maxnreg": REGISTERS} if logits.is_cuda else {}),
         )
-    if not raw:
+    if not raw or in_pass:
         return drawn
     return dataclasses.replace(drawn, logprob_raw=_raw_logprob(given, row_index, drawn.token))
 
@@ -155,26 +164,30 @@ _STREAM = {"key": "*i64", "position": "*i64"}
 _SHAPE = {"sources": "i32", "stride": "i32", "vocab": "i32", "blocks": "i32"}
 
 
-def _scan_variant(source: str, accumulate: str) -> Variant:
+def _scan_variant(source: str, accumulate: str, *, raw: bool = False) -> Variant:
     signature = {"logits": f"*{source}", "row_index": "*i64", "temperature": "*fp32"}
-    signature |= {"block_max": f"*{accumulate}", "block_sum": "*fp64", **_SHAPE}
+    signature |= {"block_max": f"*{accumulate}", "block_sum": "*fp64", "block_raw": "*fp64"}
+    signature |= _SHAPE
     constants = {"INDEXED": False, "COPIED": False, "BLOCK": BLOCK, "GROUP": TILE // BLOCK}
-    constants |= {"WIDTH": _width(4 if source == "fp32" else 2)}
+    constants |= {"WIDTH": _width(4 if source == "fp32" else 2), "RAW": raw}
     return Variant(
-        name=f"scan-{source}",
+        name=f"scan-{source}{'-raw' * raw}",
         kernel=_scan,
         signature={**signature, **dict.fromkeys(constants, "constexpr")},
         constants=constants,
         # Vocabularies of 49,152, 128,256 and 151,936: the mask is the same for 16 bytes.
-        divisible=("logits", "temperature", "block_max", "block_sum", "stride", "vocab"),
+        divisible=(
+            *("logits", "temperature", "block_max", "block_sum", "block_raw", "stride", "vocab"),
+        ),
     )
 
 
-def _finish_variant(source: str, accumulate: str, bits: int) -> Variant:
+def _finish_variant(source: str, accumulate: str, bits: int, *, raw: bool = False) -> Variant:
     pointers = {"logits": f"*{source}", "row_index": "*i64", **_PER_ROW, **_STREAM}
-    pointers |= {"block_max": f"*{accumulate}", "block_sum": "*fp64"}
+    pointers |= {"block_max": f"*{accumulate}", "block_sum": "*fp64", "block_raw": "*fp64"}
     pointers |= {"gathered_z": f"*{accumulate}", "gathered_id": "*i32", "token": "*i64"}
-    pointers |= dict.fromkeys(("logprob", "logprob_full", "kept_mass"), f"*{accumulate}")
+    results = ("logprob", "logprob_full", "kept_mass", "logprob_raw")
+    pointers |= dict.fromkeys(results, f"*{accumulate}")
     constants = {
         "INDEXED": False,
         "COPIED": False,
@@ -183,9 +196,10 @@ def _finish_variant(source: str, accumulate: str, bits: int) -> Variant:
         "BLOCK": BLOCK,
         "STEP": STEP,
         "BLOCKS": 128,
+        "RAW": raw,
     }
     return Variant(
-        name=f"finish-{source}",
+        name=f"finish-{source}{'-raw' * raw}",
         kernel=_finish,
         signature={**pointers, **_SHAPE, **dict.fromkeys(constants, "constexpr")},
         constants=constants,
@@ -214,5 +228,8 @@ VARIANTS = (
     _scan_variant("fp32", "fp32"),
     _finish_variant("bf16", "fp32", _KEY_BITS[torch.bfloat16]),
     _finish_variant("fp32", "fp32", _KEY_BITS[torch.float32]),
+    *(_scan_variant(source, "fp32", raw=True) for source in ("bf16", "fp16", "fp32")),
+    _finish_variant("bf16", "fp32", _KEY_BITS[torch.bfloat16], raw=True),
+    _finish_variant("fp32", "fp32", _KEY_BITS[torch.float32], raw=True),
     _adjust_variant(),
 )

@@ -2,14 +2,16 @@
 """Kernels of the Triton backend of `sample_tokens`; see `_triton`.
 
 Names: z is a logit in arithmetic type (float32, or float64 for float64 logits), top the row's
-maximum, w = exp((z - base) / T) a weight. A key is an integer that orders like z. "Full" sums run
-over the whole vocabulary, "kept" sums over what truncation keeps.
+maximum, w = exp((z - base) / T) a weight. "Full" sums run over the whole vocabulary, "kept" sums
+over what truncation keeps (`_triton_truncated`).
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from fastsi.ops.sample_tokens._triton_truncated import _draw_truncated
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -46,12 +48,28 @@ def _weight(z, base, inverse):
 
 
 @triton.jit
+def _block_sums(w):
+    """Sums float64 [blocks] of weights [loads, blocks, width], which are at most 1."""
+    if w.dtype == tl.float64:
+        total = tl.sum(tl.sum(w, axis=0), axis=1)
+    else:
+        # A float32 sum would lose tails beside a weight of 1, and conversions to float64 of every
+        # weight would cost as much as the exponentials. So: multiples of 2^-14, which float32 adds
+        # exactly up to 1024, and what is left of each weight, at most 2^-15.
+        coarse = (w + 768.0) - 768.0
+        fine = tl.sum(tl.sum(w - coarse, axis=0), axis=1)
+        total = tl.sum(tl.sum(coarse, axis=0), axis=1).to(tl.float64) + fine.to(tl.float64)
+    return total
+
+
+@triton.jit
 def _scan(
     logits,
     row_index,
     temperature,
     block_max,
     block_sum,
+    block_raw,
     sources,
     stride,
     vocab,
@@ -61,8 +79,11 @@ def _scan(
     BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
     WIDTH: tl.constexpr,
+    RAW: tl.constexpr,
 ):
     """Maximum and sum of weights, against that maximum, of `GROUP` blocks of one row.
+
+    With `RAW` also the sum of weights at temperature 1.
 
     The last axis is what a warp reads in one load of 16 bytes per lane, so that the compiler gives
     every block to one warp: sums go through registers and shuffles, never through shared memory.
@@ -77,18 +98,13 @@ def _scan(
     top = tl.max(tl.max(z, axis=0), axis=1)
     base = tl.where(top == -float("inf"), 0.0, top)
     w = _weight(z, base[None, :, None], _inverse(tl.load(temperature + row), z.dtype))
-    if z.dtype == tl.float64:
-        total = tl.sum(tl.sum(w, axis=0), axis=1)
-    else:
-        # A float32 sum would lose tails beside a weight of 1, and conversions to float64 of every
-        # weight would cost as much as the exponentials. So: multiples of 2^-14, which float32 adds
-        # exactly up to 1024, and what is left of each weight, at most 2^-15.
-        coarse = (w + 768.0) - 768.0
-        fine = tl.sum(tl.sum(w - coarse, axis=0), axis=1)
-        total = tl.sum(tl.sum(coarse, axis=0), axis=1).to(tl.float64) + fine.to(tl.float64)
     out = row.to(tl.int64) * blocks + block
     tl.store(block_max + out, top, mask=block < blocks)
-    tl.store(block_sum + out, total, mask=block < blocks)
+    tl.store(block_sum + out, _block_sums(w), mask=block < blocks)
+    if RAW:
+        one = _inverse(tl.full((), 1.0, tl.float32), z.dtype)
+        raw = _block_sums(_weight(z, base[None, :, None], one))
+        tl.store(block_raw + out, raw, mask=block < blocks)
 
 
 @triton.jit
@@ -137,19 +153,6 @@ def _uniform(key, position):
 
 
 @triton.jit
-def _key(z, BITS: tl.constexpr):
-    """Integer that orders like z, of as many leading bits as tell z's values apart."""
-    z = tl.where(z == 0, 0.0, z)  # one zero
-    if z.dtype == tl.float64:
-        bits = z.to(tl.int64, bitcast=True)
-        keys = tl.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits)
-    else:
-        bits = z.to(tl.int32, bitcast=True)
-        keys = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) >> (32 - BITS)
-    return keys
-
-
-@triton.jit
 def _sums(block_max, block_sum, row, blocks, inverse, BLOCKS: tl.constexpr):
     """A row's block maxima and sums, the sums against the row's maximum; that and the total."""
     block = tl.arange(0, BLOCKS)
@@ -189,12 +192,14 @@ def _finish(
     position,
     block_max,
     block_sum,
+    block_raw,
     gathered_z,
     gathered_id,
     token,
     logprob,
     logprob_full,
     kept_mass,
+    logprob_raw,
     sources,
     stride,
     vocab,
@@ -206,6 +211,7 @@ def _finish(
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
     BLOCKS: tl.constexpr,
+    RAW: tl.constexpr,
 ):
     """Draw of one row from the sums of its blocks."""
     row = tl.program_id(0)
@@ -235,6 +241,12 @@ def _finish(
     z = tl.load(line + chosen, mask=good, other=0.0).to(tl.float64)
     results = (token, logprob, logprob_full, kept_mass)
     _store(row, good, chosen, z, top, t, kept, full, results)
+    if RAW:
+        one = _inverse(tl.zeros_like(t), block_max.dtype.element_ty)
+        _, _, _, raw = _sums(block_max, block_raw, row, blocks, one, BLOCKS)
+        shifted = z - tl.where(good, top, 0.0).to(tl.float64)
+        raw = tl.where(good, raw, 1.0)
+        tl.store(logprob_raw + row, (shifted - tl.log(raw)).to(logprob_raw.dtype.element_ty))
 
 
 @triton.jit
@@ -271,163 +283,3 @@ def _draw_plain(
     first_token = tl.min(tl.where(over_token, i, BLOCK), axis=0)
     last_token = tl.max(tl.where(w > 0, i, 0), axis=0)
     return found * BLOCK + tl.where(first_token < BLOCK, first_token, last_token)
-
-
-@triton.jit
-def _low_bound(peak, top, inverse, k, p, least, vocab, KEY_BITS: tl.constexpr):
-    """A logit that the edge of truncation does not lie below, from the blocks' maxima alone."""
-    low = tl.full((), -float("inf"), peak.dtype)
-    if (k > 0) & (k < vocab):
-        # The k-th largest block maximum: k tokens reach it.
-        keys = _key(peak, KEY_BITS)
-        some = peak > -float("inf")
-        if tl.sum(some.to(tl.int32), axis=0) >= k:
-            a = tl.min(tl.where(some, keys, _key(top, KEY_BITS)), axis=0)
-            b = _key(top, KEY_BITS)
-            while a < b:
-                middle = a + (b - a + 1) // 2
-                enough = tl.sum((some & (keys >= middle)).to(tl.int32), axis=0) >= k
-                a = tl.where(enough, middle, a)
-                b = tl.where(enough, b, middle - 1)
-            reached = some & (keys >= a)
-            low = tl.min(tl.where(reached, peak, top), axis=0)
-    if least > 0:
-        # A little below the logarithm: the weight decides.
-        depth = (0.0 - tl.log(least)) * 1.001 + 1e-3
-        low = tl.maximum(low, top - (depth.to(tl.float64) / inverse.to(tl.float64)).to(top.dtype))
-    if (p < 1) & (least == 0) & ((k <= 0) | (k >= vocab)):
-        # All tokens deeper than ln(vocab / (1 - p)) together weigh less than a share 1 - p of
-        # the maximum's weight, so the share p of all is reached above them.
-        depth = tl.log(vocab.to(tl.float32) / (1.0 - p)) * 1.001 + 1e-3
-        low = tl.maximum(low, top - (depth.to(tl.float64) / inverse.to(tl.float64)).to(top.dtype))
-    return low
-
-
-@triton.jit
-def _draw_truncated(
-    line,
-    store,
-    bounds,
-    u,
-    CANDIDATES: tl.constexpr,
-    KEY_BITS: tl.constexpr,
-    STEP: tl.constexpr,
-):
-    """Draw among the tokens that min-p, top-k and top-p keep; also the sum of their weights."""
-    peak, top, inverse, k, p, least, vocab, full = bounds
-    low = _low_bound(peak, top, inverse, k, p, least, vocab, KEY_BITS)
-    count = _gather(line, store, low, top, vocab, CANDIDATES, STEP)
-    gathered = count <= CANDIDATES
-    n = tl.where(gathered, count, vocab)
-    edge = _key(low, KEY_BITS)
-    highest = _key(top, KEY_BITS)
-    # What is asked about every candidate: where it lies, and its weight against the maximum.
-    look = (line, store, gathered, n, top, inverse, least)
-    total = full
-    if (k > 0) & (k < vocab):
-        edge = _bisect(look, edge, highest, k.to(tl.float64), True, KEY_BITS, STEP)
-        total = _mass(look, edge, KEY_BITS, STEP)
-    elif least > 0:
-        total = _mass(look, edge, KEY_BITS, STEP)
-    if p < 1:
-        need = p.to(tl.float64) * total
-        edge = _bisect(look, edge, highest, need, False, KEY_BITS, STEP)
-    kept = _mass(look, edge, KEY_BITS, STEP)
-    return _invert(look, edge, u * kept, KEY_BITS, STEP), kept
-
-
-@triton.jit
-def _gather(line, store, low, top, vocab, CANDIDATES: tl.constexpr, STEP: tl.constexpr):
-    """Collects the tokens with z >= low in vocabulary order; returns their number.
-
-    Stops storing past `CANDIDATES`; the number then only says that there were too many.
-    """
-    gathered_z, gathered_id = store
-    count = tl.full((), 0, tl.int32)
-    for start in range(0, vocab, STEP):
-        at = start + tl.arange(0, STEP)
-        z = tl.load(line + at, mask=at < vocab, other=-float("inf")).to(top.dtype)
-        inside = (z >= low) & (z > -float("inf"))
-        place = count + tl.cumsum(inside.to(tl.int32), axis=0) - 1
-        room = inside & (count <= CANDIDATES)
-        tl.store(gathered_z + place, z, mask=room)
-        tl.store(gathered_id + place, at, mask=room)
-        count += tl.sum(inside.to(tl.int32), axis=0)
-    tl.debug_barrier()  # other threads of this program read what these stored
-    return count
-
-
-@triton.jit
-def _candidates(look, start, STEP: tl.constexpr):
-    """One tile of candidates: logits, weights (0 below min-p), token ids."""
-    line, store, gathered, n, top, inverse, least = look
-    gathered_z, gathered_id = store
-    at = start + tl.arange(0, STEP)
-    few = (at < n) & gathered
-    many = (at < n) & (gathered == 0)
-    near = tl.load(gathered_z + at, mask=few, other=-float("inf"))
-    far = tl.load(line + at, mask=many, other=-float("inf")).to(near.dtype)
-    z = tl.where(few, near, far)
-    w = tl.exp((z - top) * inverse)
-    w = tl.where(w >= least, w, 0.0)
-    return z, w, tl.where(few, tl.load(gathered_id + at, mask=few, other=0), at)
-
-
-@triton.jit
-def _mass(look, edge, KEY_BITS: tl.constexpr, STEP: tl.constexpr):
-    """Sum of the weights of the candidates at or above an edge."""
-    total = tl.full((), 0, tl.float64)
-    for start in range(0, look[3], STEP):
-        z, w, _ = _candidates(look, start, STEP)
-        total += tl.sum(tl.where(_key(z, KEY_BITS) >= edge, w.to(tl.float64), 0.0), axis=0)
-    return total
-
-
-@triton.jit
-def _bisect(look, a, b, need, COUNT: tl.constexpr, KEY_BITS: tl.constexpr, STEP: tl.constexpr):
-    """The largest key of a candidate in a..b at which `_mass` is at least ``need``.
-
-    After each look the ends move on to keys that occur, so that the number of looks goes with the
-    logarithm of the number of candidates and not with the width of a key.
-    """
-    while a < b:
-        # Halves of both, so that the middle of far apart 64-bit keys does not overflow.
-        middle = (a >> 1) + (b >> 1) + ((a | b) & 1)
-        total = tl.full((), 0, tl.float64)
-        above, below = b, a
-        for start in range(0, look[3], STEP):
-            z, w, _ = _candidates(look, start, STEP)
-            keys = _key(z, KEY_BITS)
-            inside = (keys >= middle) & (z > -float("inf"))
-            if COUNT:
-                total += tl.sum(inside.to(tl.int32), axis=0).to(tl.float64)
-            else:
-                total += tl.sum(tl.where(inside, w.to(tl.float64), 0.0), axis=0)
-            above = tl.minimum(above, tl.min(tl.where(inside, keys, b), axis=0))
-            below = tl.maximum(below, tl.max(tl.where(inside, a, keys), axis=0))
-        a = tl.where(total >= need, above, a)
-        b = tl.where(total >= need, b, below)
-    return a
-
-
-@triton.jit
-def _invert(look, edge, target, KEY_BITS: tl.constexpr, STEP: tl.constexpr):
-    """First kept candidate whose running sum exceeds the target, else the last one with weight."""
-    before = tl.full((), 0, tl.float64)
-    held = tl.full((), 0, tl.float64)  # running sum before the tile that holds the target
-    tile = tl.full((), 0, tl.int32)
-    for start in range(0, look[3], STEP):
-        z, w, _ = _candidates(look, start, STEP)
-        here = tl.sum(tl.where(_key(z, KEY_BITS) >= edge, w.to(tl.float64), 0.0), axis=0)
-        # Until the target is passed, every tile with weight may turn out to be the last.
-        takes = (before <= target) & (here > 0)
-        tile = tl.where(takes, start, tile)
-        held = tl.where(takes, before, held)
-        before += here
-    z, w, ids = _candidates(look, tile, STEP)
-    w = tl.where(_key(z, KEY_BITS) >= edge, w.to(tl.float64), 0.0)
-    over = (w > 0) & (held + tl.cumsum(w, axis=0) > target)
-    i = tl.arange(0, STEP)
-    first = tl.min(tl.where(over, i, STEP), axis=0)
-    last = tl.max(tl.where(w > 0, i, 0), axis=0)
-    return tl.sum(tl.where(i == tl.where(first < STEP, first, last), ids, 0), axis=0)
