@@ -57,10 +57,10 @@ def clocked(seconds: Seconds) -> Iterator[None]:
         return call
 
     class Decoder:
-        """All layers in one call; a fresh session makes it anew, so it is found here."""
+        """The pass in one call; a fresh session makes it anew, so it is found here."""
 
-        def __init__(self, layers: list[Any]) -> None:
-            self.forward = clock("decoder", made(layers).forward)
+        def __init__(self, *parts: Any) -> None:
+            self.forward = clock("decoder", made(*parts).forward)
 
     made = core.Decoder
     patches = [mock.patch.object(core, "Decoder", Decoder)]
