@@ -230,8 +230,10 @@ struct Scratch {
 
 void with_team(int threads, void (*body)(void*), void* context) {
   const OpenMp& runtime = openmp();
-  if (threads <= 1 || !runtime.usable() || forked.load(std::memory_order_relaxed) ||
-      inside_own_pool || runtime.in_parallel()) {
+  // More threads than cores would spin on the core that another one needs.
+  static const auto cores = static_cast<int>(std::thread::hardware_concurrency());  // 0: unknown
+  if (threads <= 1 || (cores > 0 && threads > cores) || !runtime.usable() ||
+      forked.load(std::memory_order_relaxed) || inside_own_pool || runtime.in_parallel()) {
     body(context);
     return;
   }

@@ -27,6 +27,7 @@ void parallel_for(std::int64_t count, int threads, Body&& body) {
 // Calls body(context) on this thread while up to threads - 1 others wait for its loops, spinning:
 // where many short loops follow each other, starting each of them and gathering the threads again
 // costs more. Inside, parallel_for uses the team whatever number of threads it is given, above 1.
+// Without OpenMP, or with more threads than cores, body just runs, and loops start as ever.
 // Rethrows an exception of body.
 void with_team(int threads, void (*body)(void*), void* context);
 

@@ -12,15 +12,13 @@ so the op can be captured in a CUDA graph.
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 import triton
 
 from fastsi.ops._checks import accumulate_dtype
 from fastsi.ops._launch import on_device, rows_dense
 from fastsi.ops._triton_variants import Variant
-from fastsi.ops.sample_tokens._triton_kernels import _adjust, _finish, _scan
+from fastsi.ops.sample_tokens._triton_kernels import _adjust, _finish, _scan, _score
 from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SampleParams
 
 BLOCK = 1024  # tokens whose weights share one sum; `_scan` relies on at most 1024
@@ -65,50 +63,30 @@ def sample_tokens(
         logits = _adjusted(logits, row_index, adjust, dtype)
     index = None if row_index is None else row_index.contiguous()
     blocks = triton.cdiv(vocab, BLOCK)
-    per_block = (rows, blocks)
-    block_max = torch.empty(per_block, dtype=dtype, device=device)
-    block_sum = torch.empty(per_block, dtype=torch.float64, device=device)
-    # Adjusted logits are not the given ones, whose sums take a draw of their own.
-    in_pass = raw and adjust is None
-    block_raw = torch.empty_like(block_sum) if in_pass else block_sum
     temperature = params.temperature.contiguous()
-    # A copy that was adjusted has a row of its own for every row of the draw.
-    shape = (sources, logits.stride(0), vocab, blocks)
-    modes = {"INDEXED": index is not None, "COPIED": adjust is not None}
-    with on_device(logits):
-        _scan[(triton.cdiv(vocab, TILE), rows)](
-            logits,
-            index if index is not None else block_sum,
-            temperature,
-            block_max,
-            block_sum,
-            block_raw,
-            *shape,
-            **modes,
-            RAW=in_pass,
-            BLOCK=BLOCK,
-            GROUP=TILE // BLOCK,
-            WIDTH=_width(logits.element_size()),
-        )
+    # A copy that was adjusted has a row of its own for every row of the draw, and log-probs of the
+    # given logits take another look at these.
+    copied = adjust is not None
+    in_pass = raw and not copied
+    sums = _scanned(logits, index, temperature, copied=copied, raw=in_pass)
     # The step that goes past the bound is stored whole.
     gathered_z = torch.empty((rows, candidates + STEP), dtype=dtype, device=device)
     gathered_id = torch.empty((rows, candidates + STEP), dtype=torch.int32, device=device)
     with on_device(logits):
         _finish[(rows,)](
             logits,
-            index if index is not None else block_sum,
+            sums[1] if index is None else index,
             temperature,
             *(getattr(params, name).contiguous() for name in ("top_k", "top_p", "min_p")),
             *(getattr(params, name).contiguous() for name in ("key", "position")),
-            block_max,
-            block_sum,
-            block_raw,
+            *sums,
             gathered_z,
             gathered_id,
             *(drawn.token, drawn.logprob, drawn.logprob_full, drawn.kept_mass),
             drawn.logprob if drawn.logprob_raw is None else drawn.logprob_raw,
-            *shape,
-            **modes,
+            *(sources, logits.stride(0), vocab, blocks),
+            INDEXED=index is not None,
+            COPIED=copied,
             RAW=in_pass,
             CANDIDATES=candidates,
             KEY_BITS=_KEY_BITS[logits.dtype],
@@ -118,21 +96,64 @@ def sample_tokens(
             num_warps=8,
             **({"maxnreg": REGISTERS} if logits.is_cuda else {}),
         )
-    if not raw or in_pass:
-        return drawn
-    return dataclasses.replace(drawn, logprob_raw=_raw_logprob(given, row_index, drawn.token))
+    if raw and copied:
+        _score_given(given, index, temperature, drawn)
+    return drawn
 
 
-def _raw_logprob(
-    logits: torch.Tensor, row_index: torch.Tensor | None, token: torch.Tensor
-) -> torch.Tensor:
-    """That of the first maximum, which a greedy draw gives, and the difference of two logits."""
-    best = sample_tokens(logits, SampleParams.greedy(len(logits), logits.device), None, None)
-    index = torch.arange(len(token), device=token.device) if row_index is None else row_index
-    index = index.clamp(0, len(logits) - 1)
-    own, top = (logits[index, at.clamp(min=0)] for at in (token, best.token[index]))
-    dtype = accumulate_dtype(logits.dtype)
-    return best.logprob_full[index] + (own.to(dtype) - top.to(dtype))
+def _scanned(
+    logits: torch.Tensor,
+    index: torch.Tensor | None,
+    temperature: torch.Tensor,
+    *,
+    copied: bool,
+    raw: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Per row of the draw and block: maximum, sum of weights, and, if ``raw``, at temperature 1."""
+    (sources, vocab), rows = logits.shape, len(temperature)
+    blocks, dtype = triton.cdiv(vocab, BLOCK), accumulate_dtype(logits.dtype)
+    block_max = torch.empty((rows, blocks), dtype=dtype, device=logits.device)
+    block_sum = torch.empty((rows, blocks), dtype=torch.float64, device=logits.device)
+    block_raw = torch.empty_like(block_sum) if raw else block_sum
+    with on_device(logits):
+        _scan[(triton.cdiv(vocab, TILE), rows)](
+            logits,
+            block_sum if index is None else index,
+            temperature,
+            block_max,
+            block_sum,
+            block_raw,
+            *(sources, logits.stride(0), vocab, blocks),
+            INDEXED=index is not None,
+            COPIED=copied,
+            RAW=raw,
+            BLOCK=BLOCK,
+            GROUP=TILE // BLOCK,
+            WIDTH=_width(logits.element_size()),
+        )
+    return block_max, block_sum, block_raw
+
+
+def _score_given(
+    logits: torch.Tensor,
+    index: torch.Tensor | None,
+    temperature: torch.Tensor,
+    drawn: SampledTokens,
+) -> None:
+    """Write `SampledTokens.logprob_raw`, with the bits that a draw from ``logits`` would give it."""
+    block_max, _, block_raw = _scanned(logits, index, temperature, copied=False, raw=True)
+    with on_device(logits):
+        _score[(len(temperature),)](
+            logits,
+            block_raw if index is None else index,
+            drawn.token,
+            block_max,
+            block_raw,
+            drawn.logprob_raw,
+            *(logits.shape[0], logits.stride(0), block_max.shape[1]),
+            INDEXED=index is not None,
+            BLOCKS=triton.next_power_of_2(block_max.shape[1]),
+        )
 
 
 def _width(element_bytes: int) -> int:
@@ -209,6 +230,22 @@ def _finish_variant(source: str, accumulate: str, bits: int, *, raw: bool = Fals
     )
 
 
+def _score_variant(source: str, accumulate: str) -> Variant:
+    signature = {"logits": f"*{source}", "row_index": "*i64", "token": "*i64"}
+    signature |= {"block_max": f"*{accumulate}", "block_raw": "*fp64"}
+    signature |= {"logprob_raw": f"*{accumulate}"}
+    pointers = tuple(signature)
+    signature |= {"sources": "i32", "stride": "i32", "blocks": "i32"}
+    constants = {"INDEXED": False, "BLOCKS": 128}
+    return Variant(
+        name=f"score-{source}",
+        kernel=_score,
+        signature={**signature, **dict.fromkeys(constants, "constexpr")},
+        constants=constants,
+        divisible=(*pointers, "stride"),
+    )
+
+
 def _adjust_variant() -> Variant:
     pointers = {"z": "*fp32", "indptr": "*i64", "token_ids": "*i32", "bias": "*fp32"}
     pointers |= {"count": "*i32", "in_prompt": "*u8"}
@@ -231,5 +268,6 @@ VARIANTS = (
     *(_scan_variant(source, "fp32", raw=True) for source in ("bf16", "fp16", "fp32")),
     _finish_variant("bf16", "fp32", _KEY_BITS[torch.bfloat16], raw=True),
     _finish_variant("fp32", "fp32", _KEY_BITS[torch.float32], raw=True),
+    _score_variant("bf16", "fp32"),
     _adjust_variant(),
 )

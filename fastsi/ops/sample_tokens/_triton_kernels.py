@@ -102,8 +102,7 @@ def _scan(
     tl.store(block_max + out, top, mask=block < blocks)
     tl.store(block_sum + out, _block_sums(w), mask=block < blocks)
     if RAW:
-        one = _inverse(tl.full((), 1.0, tl.float32), z.dtype)
-        raw = _block_sums(_weight(z, base[None, :, None], one))
+        raw = _block_sums(_weight(z, base[None, :, None], tl.full((), 1.0, z.dtype)))
         tl.store(block_raw + out, raw, mask=block < blocks)
 
 
@@ -181,6 +180,39 @@ def _store(row, good, chosen, z, top, t, kept, full, results):
 
 
 @triton.jit
+def _store_raw(logprob_raw, z, good, block_max, block_raw, row, blocks, BLOCKS: tl.constexpr):
+    """Log-prob at temperature 1 of a token with logit z, a float64."""
+    one = tl.full((), 1.0, block_max.dtype.element_ty)
+    _, _, top, raw = _sums(block_max, block_raw, row, blocks, one, BLOCKS)
+    shifted = z - tl.where(good, top, 0.0).to(tl.float64)
+    value = shifted - tl.log(tl.where(good, raw, 1.0))
+    tl.store(logprob_raw + row, value.to(logprob_raw.dtype.element_ty))
+
+
+@triton.jit
+def _score(
+    logits,
+    row_index,
+    token,
+    block_max,
+    block_raw,
+    logprob_raw,
+    sources,
+    stride,
+    blocks,
+    INDEXED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """Log-prob at temperature 1 of one row's token, from sums that `_scan` has left."""
+    row = tl.program_id(0)
+    source, inside = _source(row, row_index, sources, INDEXED, False)
+    chosen = tl.load(token + row)
+    good = inside & (chosen >= 0)
+    z = tl.load(logits + source * stride + chosen, mask=good, other=0.0).to(tl.float64)
+    _store_raw(logprob_raw, z, good, block_max, block_raw, row, blocks, BLOCKS)
+
+
+@triton.jit
 def _finish(
     logits,
     row_index,
@@ -242,11 +274,7 @@ def _finish(
     results = (token, logprob, logprob_full, kept_mass)
     _store(row, good, chosen, z, top, t, kept, full, results)
     if RAW:
-        one = _inverse(tl.zeros_like(t), block_max.dtype.element_ty)
-        _, _, _, raw = _sums(block_max, block_raw, row, blocks, one, BLOCKS)
-        shifted = z - tl.where(good, top, 0.0).to(tl.float64)
-        raw = tl.where(good, raw, 1.0)
-        tl.store(logprob_raw + row, (shifted - tl.log(raw)).to(logprob_raw.dtype.element_ty))
+        _store_raw(logprob_raw, z, good, block_max, block_raw, row, blocks, BLOCKS)
 
 
 @triton.jit

@@ -36,7 +36,7 @@ def sample_tokens(
         check: look for rows without a result, which waits for the device. False, as the capture
             of a CUDA graph needs, leaves token -1 in such a row; see `require_drawn`.
         raw: give `SampledTokens.logprob_raw` too, from the same pass over a row unless the row is
-            adjusted: on a CPU another pass, on backend "triton" a second draw of all rows.
+            adjusted (on backend "triton": unless any row is), which takes another.
         backend: a name, or "auto".
 
     Raises:
