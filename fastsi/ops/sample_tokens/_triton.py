@@ -140,7 +140,7 @@ def _score_given(
     temperature: torch.Tensor,
     drawn: SampledTokens,
 ) -> None:
-    """Write `SampledTokens.logprob_raw`, with the bits that a draw from ``logits`` would give it."""
+    """Write `SampledTokens.logprob_raw` with the bits that a draw from ``logits`` would give it."""
     block_max, _, block_raw = _scanned(logits, index, temperature, copied=False, raw=True)
     with on_device(logits):
         _score[(len(temperature),)](
