@@ -88,10 +88,11 @@ void check_plain(const TensorView& weight, const LinearWeights& packed, std::int
 }
 
 // Calls visit(element of the packed panels, element of the plain weight) for every element of the
-// plain weight, panel by panel. Element: an integer of the weights' size.
+// plain weight, panel by panel. Element: an integer of the weights' size, 4 bytes of them a step.
 template <class Element, class Visit>
 void for_each_element(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
                       int threads, Visit visit) {
+  constexpr std::int64_t kInputs = 4 / sizeof(Element);
   const LinearLayout layout = check_packed(packed);
   check_plain(weight, packed, first);
   const std::int64_t depth = packed.k, last = first + weight.shape[0];
@@ -108,8 +109,7 @@ void for_each_element(const TensorView& weight, const LinearWeights& packed, std
         if (feature < first || feature >= last) continue;
         Element* row = plain + (feature - first) * depth;
         for (std::int64_t k = begin; k < end; ++k) {
-          const std::int64_t step = k / layout.inputs, input = k % layout.inputs;
-          visit(panel[(step * layout.width + c) * layout.inputs + input], row[k]);
+          visit(panel[(k / kInputs * layout.width + c) * kInputs + k % kInputs], row[k]);
         }
       }
     }
