@@ -185,6 +185,9 @@ _STREAM = {"key": "*i64", "position": "*i64"}
 _SHAPE = {"sources": "i32", "stride": "i32", "vocab": "i32", "blocks": "i32"}
 
 
+_SCANNED = ("logits", "temperature", "block_max", "block_sum", "block_raw")
+
+
 def _scan_variant(source: str, accumulate: str, *, raw: bool = False) -> Variant:
     signature = {"logits": f"*{source}", "row_index": "*i64", "temperature": "*fp32"}
     signature |= {"block_max": f"*{accumulate}", "block_sum": "*fp64", "block_raw": "*fp64"}
@@ -197,9 +200,7 @@ def _scan_variant(source: str, accumulate: str, *, raw: bool = False) -> Variant
         signature={**signature, **dict.fromkeys(constants, "constexpr")},
         constants=constants,
         # Vocabularies of 49,152, 128,256 and 151,936: the mask is the same for 16 bytes.
-        divisible=(
-            *("logits", "temperature", "block_max", "block_sum", "block_raw", "stride", "vocab"),
-        ),
+        divisible=(*_SCANNED, "stride", "vocab"),
     )
 
 
