@@ -206,16 +206,17 @@ def _adjustments(table: RowTable, slots: Int, device: torch.device) -> ops.Logit
         bias += [biases.get(token, 0.0) for token in listed]
         count += [seen[token] for token in listed]
         in_prompt += [token in prompt for token in listed]
-    return ops.LogitAdjust(
-        indptr=torch.from_numpy(np.cumsum(sizes)).to(device),
-        token_ids=torch.tensor(ids, dtype=torch.int32, device=device),
-        bias=torch.tensor(bias, dtype=torch.float32, device=device),
-        count=torch.tensor(count, dtype=torch.int32, device=device),
-        in_prompt=torch.tensor(in_prompt, dtype=torch.uint8, device=device),
-        repetition=torch.from_numpy(repetition).to(device),
-        presence=torch.from_numpy(presence).to(device),
-        frequency=torch.from_numpy(frequency).to(device),
-    )
+    fields: dict[str, Array] = {
+        "indptr": np.cumsum(sizes),
+        "token_ids": np.array(ids, dtype=np.int32),
+        "bias": np.array(bias, dtype=np.float32),
+        "count": np.array(count, dtype=np.int32),
+        "in_prompt": np.array(in_prompt, dtype=np.uint8),
+        "repetition": repetition,
+        "presence": presence,
+        "frequency": frequency,
+    }
+    return ops.LogitAdjust(**to_device(fields, device))
 
 
 def _biases(path: PathState, generated: int) -> dict[int, float]:

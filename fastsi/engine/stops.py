@@ -13,7 +13,8 @@ from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.requests import PathParams, PathState
 from fastsi.engine.rows import Int, RowTable
 from fastsi.engine.sampler import Drawn
-from fastsi.engine.staging import to_device
+from fastsi.engine.staging import Array, to_device
+from fastsi.ops.match_stop.state import end_of
 
 ANSWER = "answer"
 """``stop_reason`` of a path that stopped at its answer."""
@@ -124,16 +125,28 @@ class StopFinder:
         paths = [table.paths[slot] for slot in added]
         kinds = [None if path is None else _text_rules(path.params) for path in paths]
         rules = [-1 if kind is None else self._classes.get(kind, -1) for kind in kinds]
-        columns = {"at": np.asarray(added), "rule": np.asarray(rules, dtype=np.int32)}
+        columns: dict[str, Array] = {
+            "at": np.asarray(added),
+            "rule": np.asarray(rules, dtype=np.int32),
+            "length": np.zeros(len(added), dtype=np.int32),
+            "thinking": np.zeros(len(added), dtype=np.uint8),
+        }
+        if any(table.num_known[added]):
+            columns["tail"] = np.zeros((len(added), state.tail.shape[1]), dtype=np.uint8)
+        for row, (slot, kind) in enumerate(zip(added, kinds, strict=True)):
+            if table.num_known[slot] and kind is not None and rules[row] >= 0:
+                text = self._text_so_far(table, slot, skip_special=kind[2])
+                kept, columns["thinking"][row] = end_of(text, state.tail.shape[1])
+                columns["length"][row] = len(kept)
+                columns["tail"][row, : len(kept)] = np.frombuffer(kept, dtype=np.uint8)
         sent = to_device(columns, state.rule.device)
-        state.rule[sent["at"]] = sent["rule"]
-        for column in (state.length, state.thinking):
-            column.index_fill_(0, sent["at"], 0)
-        for slot, rule, kind in zip(added, rules, kinds, strict=True):
-            count = int(table.num_known[slot])
-            if count and kind is not None and rule >= 0:  # resumed after a preemption
-                known = table.tokens[slot, :count].tolist()
-                state.begin(slot, rule, self._text.table.spell(known, skip_special=kind[2]))
+        for name in columns.keys() - {"at"}:
+            getattr(state, name)[sent["at"]] = sent[name]
+
+    def _text_so_far(self, table: RowTable, slot: int, *, skip_special: bool) -> bytes:
+        """Of a path that is resumed after a preemption."""
+        known = table.tokens[slot, : table.num_known[slot]].tolist()
+        return self._text.table.spell(known, skip_special=skip_special)
 
     def _confirm(self, table: RowTable, slot: int, token: int) -> tuple[str, int] | None:
         path, count = table.paths[slot], int(table.num_known[slot])

@@ -85,9 +85,19 @@ class StopState:
 
     def begin(self, slot: int, rule: int, text: bytes = b"", thinking: bool = False) -> None:
         """Set a slot to the text that it has already; ``thinking`` is how that text begins."""
-        kept = text[-self.tail.shape[1] :]
-        self.rule[slot], self.length[slot] = rule, len(kept)
-        opened, closed = text.rfind(b"<think>"), text.rfind(b"</think>")
-        self.thinking[slot] = thinking if opened == closed else opened > closed
+        kept, inside = end_of(text, self.tail.shape[1], thinking)
+        self.rule[slot], self.length[slot], self.thinking[slot] = rule, len(kept), inside
         there = torch.tensor(list(kept), dtype=torch.uint8, device=self.tail.device)
         self.tail[slot, : len(kept)] = there
+
+
+def end_of(text: bytes, width: int, thinking: bool = False) -> tuple[bytes, bool]:
+    """What a state keeps of a text: its last ``width`` bytes, and whether it ends in ``<think>``.
+
+    Args:
+        text: all there is so far, or the end of it.
+        width: as in `StopState.tail`.
+        thinking: whether ``text`` begins inside ``<think>``.
+    """
+    opened, closed = text.rfind(b"<think>"), text.rfind(b"</think>")
+    return text[-width:], thinking if opened == closed else opened > closed
