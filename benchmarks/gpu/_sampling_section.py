@@ -35,6 +35,12 @@ def sample_tokens(context: Context) -> None:
     draw = partial(ops.sample_tokens, params=params, check=False, raw=True, backend=name)
     raw = device_seconds([partial(draw, x) for x in logits], context.device)
     context.share("sample_tokens with the raw log-prob", raw, floor, None)
+    tokens = torch.zeros(rows, dtype=torch.int64, device=context.device)
+    listed = partial(
+        ops.top_logprobs, tokens=tokens, count=5, backend="reference" if context.dry else "cuda"
+    )
+    seconds = device_seconds([partial(listed, x) for x in logits], context.device)
+    context.share("top_logprobs, 5 tokens and the rank", seconds, floor, None)
     cut = _times(context, logits, _CUT)
     ours_cut, theirs_cut = cut.values()
     context.share("sample_tokens with top-k 50 and top-p 0.9", ours_cut, floor, None)

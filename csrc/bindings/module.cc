@@ -90,6 +90,13 @@ void bind_ops(py::module_& m) {
         fastsi::linear_int8(x, weights, after, out, threads);
       },
       Release());
+  m.def(
+      "top_logprobs",
+      [](V logits, V tokens, const TensorView* row_index, V token_ids, V logprobs, V rank,
+         int threads) {
+        fastsi::top_logprobs(logits, tokens, row_index, {token_ids, logprobs, rank}, threads);
+      },
+      Release());
   m.def("merge_states", &fastsi::merge_states, Release());
   m.def(
       "kv_write",

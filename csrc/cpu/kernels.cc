@@ -9,11 +9,11 @@ const Kernels& kernels() {
   {isa::name##_layout, isa::name##_scratch, isa::name##_prepare, isa::name}
 // Of `vnni` and `bf16`, forms of `isa` with products of integers and of bfloat16, comes what has
 // such products.
-#define FASTSI_TABLE(vnni, bf16, isa)                                                              \
-  {                                                                                                \
-    vnni::attention_scratch, vnni::attention, FASTSI_LINEAR(isa, linear_fp32),                     \
-        FASTSI_LINEAR(bf16, linear_bf16), isa::merge, isa::sample_scratch, isa::sample, isa::norm, \
-        isa::rope, isa::act                                                                        \
+#define FASTSI_TABLE(vnni, bf16, isa)                                                             \
+  {                                                                                               \
+    vnni::attention_scratch, vnni::attention, FASTSI_LINEAR(isa, linear_fp32),                    \
+        FASTSI_LINEAR(bf16, linear_bf16), isa::merge, isa::sample_scratch, isa::sample, isa::top, \
+        isa::norm, isa::rope, isa::act                                                            \
   }
   // clang-format off
   static constexpr Kernels table[] = {

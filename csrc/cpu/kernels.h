@@ -90,6 +90,15 @@ struct SampleResult {
   double logprob, logprob_full, kept_mass, logprob_raw;
 };
 
+// The likeliest tokens of a row.
+struct TopTask {
+  DType dtype;
+  const void* logits;
+  std::int64_t vocab, count, token;  // a token that is none: -1
+  std::int64_t* token_ids;           // [count]
+  void* logprobs;                    // [count], of the type of arithmetic
+};
+
 // RMSNorm of a row; with a residual, of residual + x, which is also written to the residual.
 struct NormTask {
   DType dtype;
@@ -148,6 +157,7 @@ struct ActTask {
   void merge(const MergeTask& task, std::int64_t row);              \
   std::size_t sample_scratch(const SampleTask& task);               \
   SampleResult sample(const SampleTask& task, void* scratch);       \
+  std::int64_t top(const TopTask& task); /* rank of the token */    \
   void norm(const NormTask& task, std::int64_t row);                \
   void rope(const RopeTask& task, std::int64_t row, void* scratch); \
   void act(const ActTask& task, std::int64_t row);                  \
@@ -177,6 +187,7 @@ struct Kernels {
   decltype(&portable::merge) merge;
   decltype(&portable::sample_scratch) sample_scratch;
   decltype(&portable::sample) sample;
+  decltype(&portable::top) top;
   decltype(&portable::norm) norm;
   decltype(&portable::rope) rope;
   decltype(&portable::act) act;

@@ -76,16 +76,16 @@ struct Tensor {
   }
 
   void fill_normal(double spread = 1.0) {
-    for (std::int64_t i = 0; i < view.numel(); ++i) {
-      const double value = normal() * spread;
-      if (view.dtype == DType::f32) as<float>()[i] = static_cast<float>(value);
-      if (view.dtype == DType::f64) as<double>()[i] = value;
-      if (view.dtype == DType::bf16) {
-        const float single = static_cast<float>(value);
-        std::uint32_t bits;
-        std::memcpy(&bits, &single, sizeof bits);
-        as<std::uint16_t>()[i] = static_cast<std::uint16_t>(bits >> 16);
-      }
+    for (std::int64_t i = 0; i < view.numel(); ++i) set(i, normal() * spread);
+  }
+  void set(std::int64_t i, double value) {
+    if (view.dtype == DType::f32) as<float>()[i] = static_cast<float>(value);
+    if (view.dtype == DType::f64) as<double>()[i] = value;
+    if (view.dtype == DType::bf16) {
+      const float single = static_cast<float>(value);
+      std::uint32_t bits;
+      std::memcpy(&bits, &single, sizeof bits);
+      as<std::uint16_t>()[i] = static_cast<std::uint16_t>(bits >> 16);
     }
   }
 };

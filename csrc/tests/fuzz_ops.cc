@@ -279,6 +279,59 @@ void fuzz_sample() {
   }
 }
 
+// Some logits equal, some -inf; broken calls must throw.
+void fuzz_top() {
+  const DType dtype = random_float();
+  const std::int64_t sources = pick(1, 4), vocab = pick(1, pick(0, 1) ? 10 : 3000);
+  const std::int64_t rows = pick(0, 5), count = pick(0, pick(0, 1) ? vocab : vocab < 5 ? vocab : 5);
+  const DType sums = dtype == DType::f64 ? DType::f64 : DType::f32;
+  Tensor logits(dtype, {sources, vocab}), tokens(DType::i64, {rows}), index(DType::i64, {rows});
+  Tensor ids(DType::i64, {rows, count}), logprobs(sums, {rows, count}), rank(DType::i64, {rows});
+  logits.fill_normal(static_cast<double>(pick(0, 3)));
+  for (std::int64_t i = 0; i < sources * vocab; ++i) {
+    if (pick(0, 9) == 0 && i % vocab > 0) logits.set(i, pick(0, 1) ? -INFINITY : 1.0);
+  }
+  for (std::int64_t r = 0; r < rows; ++r) {
+    tokens.as<std::int64_t>()[r] = pick(-1, vocab - 1);
+    index.as<std::int64_t>()[r] = pick(0, sources - 1);
+  }
+  const bool broken = rows > 0 && pick(0, 9) == 0;
+  if (broken && pick(0, 1)) {
+    tokens.as<std::int64_t>()[pick(0, rows - 1)] = pick(0, 1) ? vocab : -2;
+  } else if (broken) {
+    index.as<std::int64_t>()[pick(0, rows - 1)] = pick(0, 1) ? sources : -1;
+  }
+  try {
+    fastsi::top_logprobs(logits.view, tokens.view, &index.view,
+                         {ids.view, logprobs.view, rank.view}, static_cast<int>(pick(1, 3)));
+    require(!broken, "top: a bad index was accepted");
+  } catch (const std::invalid_argument&) {
+    require(broken, "top: good indices were refused");
+    return;
+  }
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t first = index.as<std::int64_t>()[r] * vocab;
+    std::vector<std::int64_t> order(static_cast<std::size_t>(vocab));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+      return logits.get(first + a) > logits.get(first + b);
+    });
+    double sum = 0;
+    for (const std::int64_t i : order) sum += std::exp(logits.get(first + i));
+    for (std::int64_t i = 0; i < count; ++i) {
+      require(ids.as<std::int64_t>()[r * count + i] == order[i], "top: token");
+      const double want = logits.get(first + order[i]) - std::log(sum);
+      const double got = logprobs.get(r * count + i);
+      require(got == want || std::abs(got - want) < tolerance(sums), "top: log-prob");
+    }
+    const std::int64_t token = tokens.as<std::int64_t>()[r];
+    const auto larger = std::count_if(order.begin(), order.end(), [&](std::int64_t i) {
+      return token >= 0 && logits.get(first + i) > logits.get(first + token);
+    });
+    require(rank.as<std::int64_t>()[r] == (token < 0 ? 0 : larger + 1), "top: rank");
+  }
+}
+
 // Exceptions leave a parallel loop, and loops nest.
 void fuzz_parallel() {
   const std::int64_t count = pick(0, 200);
@@ -347,6 +400,7 @@ int main(int argc, char** argv) {
       fuzz_merge();
       fuzz_kv_write();
       fuzz_sample();
+      fuzz_top();
       fuzz::norm_and_act();
       fuzz::rope();
       fuzz::linear();

@@ -6,19 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from fastsi import ops
 from fastsi.engine.config import EngineConfig
 from fastsi.engine.control import GroupController
 from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.kv_pool import KVPool
+from fastsi.engine.logprobs import launch_likeliest, note_likeliest, score_given
 from fastsi.engine.model_runner import ModelRunner
 from fastsi.engine.pipeline import Flight, Pipeline
-from fastsi.engine.plan import Step
 from fastsi.engine.prefix_tree import PrefixTree
 from fastsi.engine.requests import Group, PathParams, PathState
-from fastsi.engine.sampler import Sampler, collect_top, score_tokens, top_logprobs
+from fastsi.engine.sampler import Sampler
 from fastsi.engine.scheduler import Scheduler
 from fastsi.engine.stats import EngineStats
 from fastsi.engine.stops import StopFinder
@@ -127,35 +125,31 @@ class Engine:
         with stats.phase("forward"):
             logits, drawn = self._runner.forward(step, self.pool, self._sampler.last)
         with stats.phase("sample"):
-            self._score_given(step, logits)
+            score_given(step, logits)
             if drawn is None:  # else it was part of the pass
                 drawn = self._sampler.draw(logits, table, step.draw_slots, step.draw_rows)
+            likeliest = launch_likeliest(logits, table, step.draw_slots, drawn)
             hits = self._stops.match(table, drawn)
-            before = self._pipeline.launch(Flight(step, table, drawn, hits))
+            before = self._pipeline.launch(Flight(step, table, drawn, hits, likeliest))
         with stats.phase("commit"):
             ended = self.scheduler.advance(step)
         stats.steps += 1
         ended += self._land(before)
         if self._pipeline.must_land(step, table):
-            ended += self._land(self._pipeline.take(), logits)
+            ended += self._land(self._pipeline.take())
         stats.peak_pages = max(stats.peak_pages, self.pool.peak_used)
         return ended
 
-    def _land(self, flight: Flight | None, logits: torch.Tensor | None = None) -> list[PathState]:
-        """Read the tokens of a launched step; returns the paths that ended with them.
-
-        Args:
-            flight: the step; None: there is none.
-            logits: of the step, where they are still those.
-        """
+    def _land(self, flight: Flight | None) -> list[PathState]:
+        """Read the tokens of a launched step, if there is one; returns the paths that ended."""
         if flight is None:
             return []
         stats, table = self.stats, self.scheduler.table
         with stats.phase("sample"):
             landed = flight.land(table)
-            if logits is not None:
-                drawn = (landed.slots, landed.rows, landed.tokens, landed.logprobs)
-                collect_top(logits, table, *drawn)
+            drawn = (landed.slots, landed.tokens, landed.logprobs)
+            if landed.likeliest is not None:
+                note_likeliest(table, *drawn, *landed.likeliest)
         with stats.phase("text"):
             ends = self._stops.find(table, landed.slots, landed.tokens, landed.hits)
         with stats.phase("commit"):
@@ -240,28 +234,6 @@ class Engine:
             return given
         mixed = (self.config.seed * 0x9E3779B97F4A7C15 + self._calls * 0xBF58476D1CE4E5B9) % _WORD
         return mixed - _WORD if mixed >= _WORD // 2 else mixed
-
-    def _score_given(self, step: Step, logits: torch.Tensor) -> None:
-        """Log-probs of given continuations, from the rows before each of their tokens."""
-        for chunk, rows in zip(step.chunks, step.chunk_logits, strict=True):
-            for path in chunk.scores:
-                self._score(path, [rows[-1]], path.tokens[:1], logits)
-            given = chunk.path
-            if given is not None and given.forced:
-                after = given.filled + 1
-                self._score(given, list(rows), given.tokens[after : after + len(rows)], logits)
-
-    def _score(
-        self, path: PathState, rows: list[int], tokens: list[int], logits: torch.Tensor
-    ) -> None:
-        picked = logits[rows]
-        index = logits.new_tensor(range(len(rows)), dtype=torch.int64)
-        wanted = logits.new_tensor(tokens, dtype=torch.int64)
-        path.logprobs += score_tokens(picked, index, wanted).double().tolist()
-        if path.top_count is not None:
-            path.top += [
-                top_logprobs(picked[i], token, path.top_count) for i, token in enumerate(tokens)
-            ]
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prompts; the next call computes them again."""

@@ -17,6 +17,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self._tokenizer = tokenizer
+        self._names: dict[int, str] = {}
 
     @cached_property
     def table(self) -> ops.TokenBytes:
@@ -35,6 +36,13 @@ class Detokenizer:
                 clean_up_tokenization_spaces=False,
             )
         )
+
+    def name(self, token: int) -> str:
+        """The text of one token, special ones too."""
+        found = self._names.get(token)
+        if found is None:
+            found = self._names[token] = self.decode([token], skip_special_tokens=False)
+        return found
 
     def path_text(self, path: PathState) -> str:
         """The text of a path that ended, without its stop token or what follows its stop string."""

@@ -259,7 +259,7 @@ class Frame:
         if self._held is not None:
             self._held.moved += 1
         _, token, logprob = self.result
-        return Drawn(self._rows["draw_slots"], token, logprob, rows)
+        return Drawn(self._rows["draw_slots"], token, logprob, self._rows["draw_rows"], rows)
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:

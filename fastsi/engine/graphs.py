@@ -6,9 +6,8 @@ graph per `frames.Key` is recorded when it is used for the second time. Padding 
 attend to nothing and are read by nobody; programs beyond the list's end return at once.
 
 A step of the last one's paths finds its inputs in the buffers already, its tokens among them: the
-host sends nothing and plans nothing. Draws run behind the graph where bias, penalties or reported
-top log-probs need the host at every token, and where a step draws more tokens than its frame has
-rows.
+host sends nothing and plans nothing. Draws run behind the graph where bias or penalties need the
+host at every token, and where a step draws more tokens than its frame has rows.
 """
 
 from __future__ import annotations
@@ -126,7 +125,7 @@ class DecodeGraphs:
     def _draws(self, step: Step, width: int) -> tuple[Draws, dict[str, Array]]:
         """How the step's tokens are drawn, and their settings."""
         slots, table = step.draw_slots, step.table
-        if not 0 < len(slots) <= width or table.special[slots].any():
+        if not 0 < len(slots) <= width or table.adjusted[slots].any():
             return "behind", {}
         settings = self._sampler.settings(table, slots, step.draw_rows)
         return "scored" if self._sampler.needs_scores(settings) else "full", settings

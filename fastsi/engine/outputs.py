@@ -37,8 +37,7 @@ def _completion(
     if params.logprobs is not None:
         for found in path.top:
             for token, entry in found.items():
-                name = detokenizer.decode([token], skip_special_tokens=False)
-                found[token] = Logprob(entry.logprob, entry.rank, name)
+                entry.decoded_token = detokenizer.name(token)
     return CompletionOutput(
         index=path.index,
         text=detokenizer.path_text(path),

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 
 from fastsi import ops
+from fastsi.engine.logprobs import Likeliest
 from fastsi.engine.plan import Step
 from fastsi.engine.rows import Int, RowTable
 from fastsi.engine.sampler import Drawn
-from fastsi.engine.staging import Readback
+from fastsi.engine.staging import Array, Readback
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,14 +28,14 @@ class Landed:
     """Tokens of a step, of the paths that still have their slots."""
 
     slots: Int
-    rows: Int
-    """Rows of the step's logits that the tokens were drawn from."""
     at: Int
     """Which output token of its path each one is."""
     tokens: Int
     logprobs: npt.NDArray[np.float64]
     hits: npt.NDArray[np.bool_] | None
     """Which texts may end with their token; None: nothing on the device has looked."""
+    likeliest: tuple[Int, list[Array]] | None
+    """Which of the tokens have the likeliest ones beside them, and those: `ops.TopLogprobs`."""
     num_dropped: int
     """Tokens of paths that had ended before, or were cancelled."""
 
@@ -43,14 +44,22 @@ class Flight:
     """One launched step."""
 
     def __init__(
-        self, step: Step, table: RowTable, drawn: Drawn, hits: torch.Tensor | None
+        self,
+        step: Step,
+        table: RowTable,
+        drawn: Drawn,
+        hits: torch.Tensor | None,
+        likeliest: Likeliest | None,
     ) -> None:
         """Remember whose tokens these are; the table may change before they are read."""
         self.slots, self._rows = step.draw_slots, step.draw_rows
         self._num_out, self._owner = table.num_out[self.slots], table.owner[self.slots]
         self._entries = drawn.at
-        looked = () if hits is None else (hits,)
-        copied = (drawn.token, drawn.logprob, *looked)
+        self._looked = hits is not None
+        self._likeliest_of = None if likeliest is None else likeliest.of
+        copied = [drawn.token, drawn.logprob]
+        copied += [] if hits is None else [hits]
+        copied += [] if likeliest is None else likeliest.found
         self._back = Readback(*copied) if len(self.slots) else None
 
     def land(self, table: RowTable) -> Landed:
@@ -61,17 +70,24 @@ class Flight:
         """
         if self._back is None:  # a step of prefill alone: nothing to wait for
             none = np.empty(0, dtype=np.int64)
-            return Landed(none, none, none, none, none.astype(np.float64), None, 0)
+            return Landed(none, none, none, none.astype(np.float64), None, None, 0)
         ours = table.owner[self.slots] == self._owner
-        tokens, logprobs, *hits = (part[self._entries[ours]] for part in self._back.wait())
+        tokens, logprobs, *more = self._back.wait()
+        hits = more.pop(0)[self._entries[ours]].astype(bool) if self._looked else None
+        tokens, logprobs = (part[self._entries[ours]] for part in (tokens, logprobs))
         ops.require_drawn(tokens, self._rows[ours])
+        likeliest = None
+        if self._likeliest_of is not None:
+            kept = ours[self._likeliest_of]
+            place = np.cumsum(ours) - 1  # among the tokens that are read
+            likeliest = place[self._likeliest_of[kept]], [part[kept] for part in more]
         return Landed(
             slots=self.slots[ours],
-            rows=self._rows[ours],
             at=self._num_out[ours],
             tokens=tokens.astype(np.int64),
             logprobs=logprobs.astype(np.float64),
-            hits=hits[0].astype(bool) if hits else None,
+            hits=hits,
+            likeliest=likeliest,
             num_dropped=int((~ours).sum()),
         )
 
@@ -97,7 +113,6 @@ class Pipeline:
     def must_land(self, step: Step, table: RowTable) -> bool:
         """Whether the host needs the results of ``step`` before it can choose the next one.
 
-        Penalties count tokens on the host, the most likely tokens are read from the logits, and
-        scores end paths.
+        Penalties count tokens on the host, and scores end paths.
         """
-        return not self._ahead or step.scores or bool(table.special[step.draw_slots].any())
+        return not self._ahead or step.scores or bool(table.adjusted[step.draw_slots].any())

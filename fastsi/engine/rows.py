@@ -41,8 +41,10 @@ class RowTable:
         self.temperature = np.zeros(capacity, dtype=np.float32)
         self.top_p = np.ones(capacity, dtype=np.float32)
         self.min_p = np.zeros(capacity, dtype=np.float32)
-        self.special = np.zeros(capacity, dtype=bool)
-        """Rows whose sampling needs per-row work: penalties, bias, top log-probs."""
+        self.adjusted = np.zeros(capacity, dtype=bool)
+        """Rows with penalties or bias, which the host works out for every token."""
+        self.top_count = np.full(capacity, -1)
+        """Likeliest tokens to report beside each drawn one; -1: not even the rank of that."""
         self.pages = np.zeros((capacity, 8), dtype=np.int32)
         self.tokens = np.zeros((capacity, _GROW), dtype=np.int64)
         self.logprobs = np.zeros((capacity, _GROW), dtype=np.float64)
@@ -65,7 +67,8 @@ class RowTable:
         self.temperature[slot], self.top_k[slot] = p.temperature, p.top_k
         self.top_p[slot], self.min_p[slot] = p.top_p, p.min_p
         self.stop_class[slot] = self._stop_class(path.params)
-        self.special[slot] = path.params.changes_logits or p.logprobs is not None
+        self.adjusted[slot] = path.params.changes_logits
+        self.top_count[slot] = -1 if p.logprobs is None else p.logprobs
         self.added.append(slot)
         self.num_pages[slot] = 0
         self._widen(len(path.tokens) + 1, len(path.pages))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from fastsi.engine.config import LogprobsMode
 from fastsi.engine.requests import PathState
 from fastsi.engine.rows import Int, RowTable
 from fastsi.engine.staging import Array, to_device
-from fastsi.types import Logprob
 
 _PARAMS = ("temperature", "top_k", "top_p", "min_p", "key")
 
@@ -31,6 +29,8 @@ class Drawn:
     """int64 [W]; -1 where the logits are of no use."""
     logprob: torch.Tensor
     """[W], as reported to the caller, see `LogprobsMode`."""
+    rows: torch.Tensor
+    """int64 [W], rows of the logits that they are drawn from."""
     at: Int
     """int64 [D], in host memory: which entry belongs to each drawing slot of the step."""
 
@@ -58,7 +58,7 @@ class Sampler:
         adjust = _adjustments(table, slots, logits.device)
         scored = self.needs_scores(settings)
         token, logprob = self.sample(logits, sent, adjust=adjust, scored=scored)
-        return Drawn(sent["draw_slots"], token, logprob, np.arange(len(slots)))
+        return Drawn(sent["draw_slots"], token, logprob, sent["draw_rows"], np.arange(len(slots)))
 
     def settings(self, table: RowTable, slots: Int, rows: Int) -> dict[str, Array]:
         """All that `sample` reads besides the logits, one array per field."""
@@ -109,80 +109,13 @@ class Sampler:
             return np.ones(len(slots), dtype=bool)
         temperature = table.temperature[slots]
         plain: npt.NDArray[np.bool_] = (temperature == 0) | (temperature == 1)
-        for at in np.flatnonzero(table.special[slots]):
-            path = table.paths[slots[at]]
-            plain[at] &= path is None or not path.params.changes_logits
-        return plain
-
-
-def collect_top(
-    logits: torch.Tensor,
-    table: RowTable,
-    slots: Int,
-    rows: Int,
-    tokens: Int,
-    logprobs: npt.NDArray[np.float64],
-) -> None:
-    """Append the most likely tokens for the paths that ask for them.
-
-    Args:
-        logits: [L, vocab].
-        table: its slots' paths.
-        slots: int64 [D], table slots.
-        rows: int64 [D], the row of ``logits`` each slot drew from.
-        tokens: int64 [D], drawn.
-        logprobs: [D], as reported.
-    """
-    for at in np.flatnonzero(table.special[slots]):
-        path = table.paths[slots[at]]
-        assert path is not None
-        count = path.params.params.logprobs
-        if count is not None:
-            token, logprob = int(tokens[at]), float(logprobs[at])
-            path.top.append(top_logprobs(logits[rows[at]], token, count, logprob))
-
-
-def score_tokens(
-    logits: torch.Tensor, row_index: torch.Tensor, tokens: torch.Tensor
-) -> torch.Tensor:
-    """Natural-log probabilities of ``tokens`` [D] under rows ``row_index`` of ``logits``.
-
-    A greedy draw knows the log-prob of the first maximum in one pass over the row; that of another
-    token is lower by the difference of the two logits.
-    """
-    best = ops.sample_tokens(logits, _greedy(logits.shape[0], logits.device), check=False)
-    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    top = logits.gather(1, best.token.clamp(min=0)[:, None])[:, 0].to(wide)
-    below = logits[row_index, tokens.clamp(min=0)].to(wide) - top[row_index]
-    return best.logprob_full[row_index] + below
-
-
-_greedy = functools.lru_cache(maxsize=64)(ops.SampleParams.greedy)
-"""Most steps have as many rows as one before."""
-
-
-def top_logprobs(
-    logits: torch.Tensor, token: int, count: int, logprob: float | None = None
-) -> dict[int, Logprob]:
-    """The ``count`` most likely tokens of one row, and ``token``, with raw log-probs and ranks."""
-    values = torch.log_softmax(logits.double(), dim=-1)
-    rank = int((values > values[token]).sum()) + 1
-    own = float(values[token]) if logprob is None else logprob
-    found = {token: Logprob(own, rank)}
-    best = torch.topk(values, min(count, len(values)))
-    for place, (value, index) in enumerate(
-        zip(best.values.tolist(), best.indices.tolist(), strict=True), start=1
-    ):
-        found.setdefault(index, Logprob(value, place))
-    return found
+        return plain & ~table.adjusted[slots]
 
 
 def _adjustments(table: RowTable, slots: Int, device: torch.device) -> ops.LogitAdjust | None:
     """Bias, bans and penalties of the rows that have any."""
-    special = np.flatnonzero(table.special[slots])
-    paths = {int(at): table.paths[slots[at]] for at in special}
-    wanted = {at: p for at, p in paths.items() if p is not None and p.params.changes_logits}
-    if not wanted:
+    adjusted = np.flatnonzero(table.adjusted[slots])
+    if not len(adjusted):
         return None
     sizes = np.zeros(len(slots) + 1, dtype=np.int64)
     ids: list[int] = []
@@ -191,8 +124,10 @@ def _adjustments(table: RowTable, slots: Int, device: torch.device) -> ops.Logit
     in_prompt: list[int] = []
     repetition = np.ones(len(slots), dtype=np.float32)
     presence, frequency = np.zeros_like(repetition), np.zeros_like(repetition)
-    for at in sorted(wanted):
-        path, slot = wanted[at], slots[at]
+    for at in adjusted:
+        slot = slots[at]
+        path = table.paths[slot]
+        assert path is not None
         p = path.params.params
         repetition[at] = p.repetition_penalty
         presence[at], frequency[at] = p.presence_penalty, p.frequency_penalty

@@ -18,6 +18,7 @@ from fastsi.ops.segment_attention.api import segment_attention
 from fastsi.ops.segment_attention.plan import SegmentPlan
 from fastsi.ops.token_bytes import TokenBytes
 from fastsi.ops.token_logprob.api import token_logprob
+from fastsi.ops.top_logprobs.api import TopLogprobs, top_logprobs
 from fastsi.ops.vote_answers.api import vote_answers
 from fastsi.ops.vote_answers.result import AnswerVotes, VoteOptions
 
@@ -32,6 +33,7 @@ __all__ = [
     "StopRules",
     "StopState",
     "TokenBytes",
+    "TopLogprobs",
     "VoteOptions",
     "act_mul",
     "answer_end",
@@ -50,5 +52,6 @@ __all__ = [
     "sample_tokens",
     "segment_attention",
     "token_logprob",
+    "top_logprobs",
     "vote_answers",
 ]

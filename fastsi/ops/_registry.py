@@ -28,6 +28,7 @@ OPS = (
     "merge_states",
     "kv_write",
     "sample_tokens",
+    "top_logprobs",
     "linear",
     "norm_rope_act",
     "vote_answers",
@@ -150,6 +151,18 @@ def _compiled_cuda(op: str, dtypes: tuple[torch.dtype, ...]) -> Row:
     )
 
 
+def _library(op: str, module: str) -> Row:
+    """A row whose kernels on a GPU are those of torch's libraries."""
+    return Row(
+        op=op,
+        backend="cuda",
+        module=f"fastsi.ops.{op}.{module}",
+        devices=("cuda",),
+        dtypes=_FLOATS,
+        supports=_no_gradient,
+    )
+
+
 def _rows(
     op: str,
     dtypes: tuple[torch.dtype, ...],
@@ -193,14 +206,9 @@ TABLE: tuple[Row, ...] = (
     *_rows("kv_write", _FLOATS),
     _triton("sample_tokens", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
-    Row(
-        op="linear",
-        backend="cuda",
-        module="fastsi.ops.linear._cublas",
-        devices=("cuda",),
-        dtypes=_FLOATS,
-        supports=_no_gradient,
-    ),
+    _library("top_logprobs", "_topk"),
+    *_rows("top_logprobs", _FLOATS),
+    _library("linear", "_cublas"),
     _triton("linear", (torch.float32, torch.bfloat16, torch.float16)),
     *_rows("linear", (torch.float32,)),
     _triton("norm_rope_act", _FLOATS),

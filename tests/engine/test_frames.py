@@ -180,10 +180,10 @@ def test_draws_in_the_pass_and_behind_it(kinds: Counter[str]) -> None:
         params(temperature=1.3, top_p=0.7, seed=None),
         params(temperature=0.8, min_p=0.05, stop_token_ids=ENDS),
         params(temperature=1.0, top_k=3, top_p=0.9),
+        params(temperature=0.7, logprobs=2),
     ]
     host = [
         params(frequency_penalty=0.7),
-        params(logprobs=2),
         params(min_tokens=4, stop_token_ids=ENDS),
         params(logit_bias={50: 3.0}),
     ]
@@ -192,7 +192,7 @@ def test_draws_in_the_pass_and_behind_it(kinds: Counter[str]) -> None:
         (plain, {"scored"}),
         ([*plain[:2], *host], {"behind"}),
     ):
-        prompts = PROMPTS[: len(mixed)]
+        prompts = [PROMPTS[at % len(PROMPTS)] for at in range(len(mixed))]
         want, _ = run(mixed, prompts, pipeline=False, graphs="off")
         kinds.clear()
         found, _ = run(mixed, prompts, pipeline=True, graphs="eager")
@@ -200,6 +200,15 @@ def test_draws_in_the_pass_and_behind_it(kinds: Counter[str]) -> None:
         assert {way for way in ("full", "scored", "behind") if kinds[way]} >= ways
         if ways != {"behind"}:
             assert kinds["behind"] <= 2, "only steps that draw too many tokens, or none"
+
+
+def test_likeliest_tokens_of_rows_that_have_moved(kinds: Counter[str]) -> None:
+    """Paths keep their rows while others end: a path's place in the step is not its row."""
+    params = dataclasses.replace(LONG, logprobs=3)
+    want, _ = run(params, PROMPTS[:3], pipeline=False, graphs="off")
+    found, _ = run(params, PROMPTS[:3], pipeline=True, graphs="eager")
+    assert found == want
+    assert kinds["followed"] > 2 * kinds["filled"]
 
 
 def test_more_draws_than_rows_run_behind(kinds: Counter[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,17 @@ def test_what_needs_the_host_at_every_token_takes_its_time() -> None:
     ]
     for rows in (1, 5, 64):
         compare(mixed, max_batch_rows=rows)
+
+
+def test_likeliest_tokens_land_with_their_tokens() -> None:
+    """They are found while the host is ahead; those of dropped tokens are dropped."""
+    wanted = [dataclasses.replace(PARAMS, logprobs=count) for count in (None, 0, 1, 4, 300, 2)]
+    need = run(wanted, pipeline=False)[1]["peak_pages"] * 16
+    for config in ({}, {"max_batch_rows": 5}, {"kv_cache_tokens": need // 8}):
+        before, after = compare(wanted, **config)
+        assert after["dropped_tokens"] > 0, "no path ended early: the test is too easy"
+        if "kv_cache_tokens" in config:
+            assert min(before["preemptions"], after["preemptions"]) > 0
 
 
 def test_ends_of_texts() -> None:

@@ -119,6 +119,10 @@ def test_logprobs_under_each_convention(mode: str) -> None:
     for position, found in enumerate(path.logprobs):
         best = raw[position].topk(3)
         assert set(best.indices.tolist()) <= set(found)
+        for place, (value, other) in enumerate(zip(*best, strict=True), start=1):
+            if int(other) != path.token_ids[position]:  # whose own log-prob is as reported
+                assert found[int(other)].logprob == pytest.approx(float(value), abs=2e-6)
+            assert found[int(other)].rank == place
         token = path.token_ids[position]
         assert found[token].rank == int((raw[position] > raw[position, token]).sum()) + 1
 

@@ -80,6 +80,8 @@ def test_a_step_waits_for_nothing(gpu: FakeGpu, config: dict[str, Any], dtype: t
         {"stop": ["\n\n", "Q:"], "stop_at_answer": True},
         {"min_tokens": 3, "logit_bias": {7: 1.0}},
         {"repetition_penalty": 1.2, "presence_penalty": 0.1},
+        {"logprobs": 0},
+        {"logprobs": 3, "top_k": 5, "stop": "Q:"},
     ):
         assert generate(llm, **params) >= 20
     model, graphs = llm.stats()["model"], options.get("graphs", "auto")

@@ -95,6 +95,14 @@ struct SampledTokens {
   const TensorView* logprob_raw = nullptr;  // where it is wanted
 };
 
+struct TopLogprobs {
+  TensorView token_ids, logprobs, rank;
+};
+
+// The likeliest tokens of rows, as many as token_ids has columns, and the ranks of given tokens.
+void top_logprobs(const TensorView& logits, const TensorView& tokens, const TensorView* row_index,
+                  const TopLogprobs& result, int threads);
+
 // Weights of a linear layer in panels of columns, as the kernels of one instruction set read them:
 // data as linear_packed_shape says, [panels, steps, width], zeros where it is padding: a step is
 // one input of float32, or two of bfloat16, whose values lie side by side for every column, and
