@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "fastsi/ops.h"
 
@@ -57,7 +58,9 @@ SegmentPlan::SegmentPlan(const TensorView& page_indptr, const TensorView& page_i
 
 std::shared_ptr<const SegmentPlan::Blocks> SegmentPlan::blocks(std::int64_t rows) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (blocks_ != nullptr && blocks_->rows == rows) return blocks_;
+  for (const auto& known : blocks_) {
+    if (known != nullptr && known->rows == rows) return known;
+  }
   const std::size_t count = (row_pos_.size() + rows - 1) / rows;
   auto made = std::make_shared<Blocks>();
   made->rows = rows;
@@ -78,7 +81,7 @@ std::shared_ptr<const SegmentPlan::Blocks> SegmentPlan::blocks(std::int64_t rows
   each([&](std::int64_t b, std::size_t s) {
     made->segments[at[b]++] = static_cast<std::int32_t>(s);
   });
-  blocks_ = made;
+  blocks_[1] = std::exchange(blocks_[0], made);
   return made;
 }
 

@@ -37,14 +37,20 @@ void check(const TensorView& q, const KvCache& cache, const SegmentPlan& plan,
   for (int i = 0; i < 2; ++i) require_size("lse", lse, i, q.shape[i]);
 }
 
-// Any value gives the same bits; this one balances reuse of key tiles against idle threads.
-std::int64_t rows_per_block(std::int64_t rows, std::int64_t group, std::int64_t heads,
-                            int threads) {
-  std::int64_t block = std::max<std::int64_t>(1, kQueriesPerBlock / group);
+// Work items: all rows for each of the first heads, blocks of rows for each of the others.
+struct Cut {
+  std::int64_t whole_heads, block_rows;
+};
+
+// Any cut gives the same bits; this one balances reuse of key tiles against idle threads.
+Cut cut_heads(std::int64_t rows, std::int64_t group, std::int64_t heads, int threads) {
+  const std::int64_t most = std::max<std::int64_t>(1, kQueriesPerBlock / group);
+  std::int64_t block = most;
   while (block > kFewestRows && (rows + block - 1) / block * heads < kItemsPerThread * threads) {
     block /= 2;
   }
-  return block;
+  // As many heads for each thread keep them equally busy uncut.
+  return {block < rows && rows <= most ? heads / threads * threads : 0, block};
 }
 
 }  // namespace
@@ -80,16 +86,22 @@ void segment_attention(const TensorView& q, const KvCache& cache, const SegmentP
                            options};
   const std::int64_t group = q.shape[1] / heads;
   if (plan.pairs() * static_cast<double>(q.shape[1] * q.shape[2]) < kSerialWork) threads = 1;
-  const std::int64_t block_rows = rows_per_block(rows, group, heads, threads);
-  const auto blocks = plan.blocks(block_rows);
-  const std::int64_t count = (rows + block_rows - 1) / block_rows;
+  const Cut cut = cut_heads(rows, group, heads, threads);
+  const auto blocks = plan.blocks(cut.block_rows);
+  const auto whole = cut.whole_heads > 0 ? plan.blocks(rows) : blocks;
+  const std::int64_t count = (rows + cut.block_rows - 1) / cut.block_rows;
   const Kernels& kernel = kernels();
-  const std::size_t scratch = kernel.attention_scratch(task, block_rows);
-  parallel_for(count * heads, threads, [&](std::int64_t item) {
-    const std::int64_t b = item / heads;
-    const AttentionBlock block{b * block_rows, std::min(rows, (b + 1) * block_rows), item % heads,
-                               blocks->segments.data() + blocks->begin[b],
-                               blocks->begin[b + 1] - blocks->begin[b]};
+  const std::size_t scratch =
+      kernel.attention_scratch(task, cut.whole_heads > 0 ? rows : cut.block_rows);
+  parallel_for(cut.whole_heads + count * (heads - cut.whole_heads), threads, [&](std::int64_t i) {
+    const bool uncut = i < cut.whole_heads;
+    const std::int64_t b = uncut ? 0 : (i - cut.whole_heads) % count;
+    const std::int64_t head = uncut ? i : cut.whole_heads + (i - cut.whole_heads) / count;
+    const std::int64_t size = uncut ? rows : cut.block_rows;
+    const SegmentPlan::Blocks& lists = uncut ? *whole : *blocks;
+    const AttentionBlock block{b * size, std::min(rows, (b + 1) * size), head,
+                               lists.segments.data() + lists.begin[b],
+                               lists.begin[b + 1] - lists.begin[b]};
     kernel.attention(task, block, thread_scratch(scratch));
   });
 }

@@ -54,7 +54,7 @@ class SegmentPlan {
   std::int64_t page_size_ = 0, num_pages_needed_ = 0;
   double pairs_ = 0;
   mutable std::mutex mutex_;
-  mutable std::shared_ptr<const Blocks> blocks_;
+  mutable std::array<std::shared_ptr<const Blocks>, 2> blocks_;  // those made last
 };
 
 struct AttentionOptions {
