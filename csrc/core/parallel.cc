@@ -228,6 +228,8 @@ struct Scratch {
 
 }  // namespace
 
+double serial_elements() { return own_team == nullptr ? kSerialElements : kSerialElements / 4; }
+
 void with_team(int threads, void (*body)(void*), void* context) {
   const OpenMp& runtime = openmp();
   // More threads than cores would spin on the core that another one needs.

@@ -26,7 +26,7 @@ constexpr double kElementWork = 4;
 
 template <class Body>
 void for_rows(std::int64_t rows, double work, int threads, Body&& body) {
-  if (work < kSerialElements) threads = 1;
+  if (work < serial_elements()) threads = 1;
   parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, threads, [&](std::int64_t task) {
     const std::int64_t last = std::min(rows, (task + 1) * kRowsPerTask);
     for (std::int64_t row = task * kRowsPerTask; row < last; ++row) body(row);

@@ -9,6 +9,8 @@ namespace fastsi {
 
 // Elements to touch below which a loop stays on one thread: waking the others takes as long.
 inline constexpr double kSerialElements = 32768;
+// The same where it may be a loop of a team's leader, whose others are awake.
+double serial_elements();
 
 using LoopBody = void (*)(void* context, std::int64_t index);
 
