@@ -17,6 +17,9 @@ from fastsi.engine.sampler import Drawn
 from fastsi.engine.staging import Array, to_device
 from fastsi.types import Logprob
 
+_Entry = tuple[list[int], list[float], int]
+"""Token ids, log-probs, and the rank of the given token."""
+
 
 class Likeliest(NamedTuple):
     """The likeliest tokens beside some draws of a step, maybe still being found."""
@@ -82,7 +85,7 @@ def score_given(step: Step, logits: torch.Tensor) -> None:
         step: one that may hold some.
         logits: [L, vocab], the step's.
     """
-    parts = list(_given(step))
+    parts = _given(step)
     if not parts:
         return
     rows = np.concatenate([np.asarray(rows) for _, rows, _ in parts])
@@ -90,11 +93,11 @@ def score_given(step: Step, logits: torch.Tensor) -> None:
     sent = to_device({"rows": rows, "tokens": tokens}, logits.device)
     own = score_tokens(logits, sent["rows"], sent["tokens"]).double().tolist()
     asked = [path.top_count for path, _, _ in parts if path.top_count is not None]
-    listed = []
+    listed: list[_Entry] = []
     if asked:
         count = min(max(asked), logits.shape[1])
         found = ops.top_logprobs(logits, sent["tokens"], count, row_index=sent["rows"])
-        listed = list(_entries([part.cpu().numpy() for part in found]))
+        listed = _entries([part.cpu().numpy() for part in found])
     begin = 0
     for path, _, mine in parts:
         end = begin + len(mine)
@@ -137,11 +140,9 @@ def score_tokens(
 _greedy = functools.lru_cache(maxsize=64)(ops.SampleParams.greedy)
 """Most steps have as many rows as one before."""
 
-_Entry = tuple[list[int], list[float], int]
-
 
 def _entries(found: Sequence[Array]) -> list[_Entry]:
-    """Token ids, log-probs and rank of the given token, row by row."""
+    """Row by row."""
     ids, logprobs, ranks = (part.tolist() for part in found)
     return list(zip(ids, logprobs, ranks, strict=True))
 
