@@ -61,6 +61,27 @@ class FakeGraph:
         assert self.recorded
 
 
+class FakeStream:
+    """Stands for a stream, and for an event in one: everything happens at once."""
+
+    cuda_stream = 0
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def wait_stream(self, _: FakeStream) -> None:
+        pass
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, _: FakeStream) -> float:
+        return 1.0
+
+
 class FakeGpu(TorchDispatchMode):
     """While active, ``device="cuda"`` is the fake GPU."""
 
@@ -86,7 +107,8 @@ class FakeGpu(TorchDispatchMode):
         """Stands for ``torch.cuda.graph``: what comes from the host would be the same for ever."""
         self._recording = True
         try:
-            yield
+            with self.strict():
+                yield
         finally:
             self._recording, graph.recorded = False, True
 
@@ -186,13 +208,20 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
         "_lazy_init": None,
         "current_device": 0,
         "get_device_capability": (9, 0),
-        "mem_get_info": (1 << 33, 1 << 34),
-        "current_stream": types.SimpleNamespace(cuda_stream=0),
+        "mem_get_info": (70 << 30, 80 << 30),
+        "current_stream": FakeStream(),
         "synchronize": None,
+        "empty_cache": None,
         "graph_pool_handle": (0, 0),
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    for name, kind in {
+        "CUDAGraph": FakeGraph,
+        "Stream": FakeStream,
+        "Event": FakeStream,
+        "stream": contextlib.nullcontext,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, kind)
     monkeypatch.setattr(torch.cuda, "graph", gpu.record)
     kernels = types.SimpleNamespace(match_stop=count("match_stop"))
     load = _ext.load
