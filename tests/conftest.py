@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -44,3 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     worker is left alone with them at the end.
     """
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) != WORKER)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/gpu/run_all.py, with the folders that it imports from on the path."""
+    benchmarks = ROOT / "benchmarks"
+    for name in ("ops", "engine", "", "gpu"):
+        monkeypatch.syspath_prepend(str(benchmarks / name))
+    import run_all
+
+    return run_all

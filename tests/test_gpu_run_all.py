@@ -41,15 +41,6 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    for folder in (GPU.parent / "ops", GPU.parent / "engine", GPU.parent, GPU):
-        monkeypatch.syspath_prepend(str(folder))
-    import run_all
-
-    return run_all
-
-
 def test_a_dry_run_goes_through_every_section() -> None:
     done = run("--dry-run", "--minutes", "25")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -17,9 +17,6 @@ import torch
 
 from fastsi.engine.core import Engine
 from tests.support.fake_gpu import FakeGpu, installed, register_guard
-from tests.test_gpu_run_all import script
-
-__all__ = ["script"]
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a real GPU"),

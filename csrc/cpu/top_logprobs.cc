@@ -37,8 +37,8 @@ void top_logprobs(const TensorView& logits, const TensorView& tokens, const Tens
     require_size("result", *view, 0, rows);
     require_size("result", *view, 1, count);
   }
-  auto* rank =
-      const_cast<std::int64_t*>(vector_of<std::int64_t>("rank", result.rank, DType::i64, rows));
+  vector_of<std::int64_t>("rank", result.rank, DType::i64, rows);
+  auto* rank = static_cast<std::int64_t*>(result.rank.data);
   if (static_cast<double>(rows) * static_cast<double>(vocab) < kSerialElements) threads = 1;
   const Kernels& kernel = kernels();
   parallel_for(rows, threads, [&](std::int64_t r) {

@@ -139,27 +139,15 @@ def _triton(op: str, dtypes: tuple[torch.dtype, ...], **more: Any) -> Row:
     )
 
 
-def _compiled_cuda(op: str, dtypes: tuple[torch.dtype, ...]) -> Row:
-    """A row whose kernels are in csrc/cuda."""
-    return Row(
-        op=op,
-        backend="cuda",
-        module=f"fastsi.ops.{op}._cuda",
-        devices=("cuda",),
-        dtypes=dtypes,
-        extension="_C_cuda",
-    )
-
-
-def _library(op: str, module: str) -> Row:
-    """A row whose kernels on a GPU are those of torch's libraries."""
+def _cuda(op: str, module: str, dtypes: tuple[torch.dtype, ...], **more: Any) -> Row:
+    """A row of a GPU without Triton: kernels of csrc/cuda, or of torch's libraries."""
     return Row(
         op=op,
         backend="cuda",
         module=f"fastsi.ops.{op}.{module}",
         devices=("cuda",),
-        dtypes=_FLOATS,
-        supports=_no_gradient,
+        dtypes=dtypes,
+        **more,
     )
 
 
@@ -206,16 +194,16 @@ TABLE: tuple[Row, ...] = (
     *_rows("kv_write", _FLOATS),
     _triton("sample_tokens", _FLOATS),
     *_rows("sample_tokens", _FLOATS),
-    _library("top_logprobs", "_topk"),
+    _cuda("top_logprobs", "_topk", _FLOATS, supports=_no_gradient),
     *_rows("top_logprobs", _FLOATS),
-    _library("linear", "_cublas"),
+    _cuda("linear", "_cublas", _FLOATS, supports=_no_gradient),
     _triton("linear", (torch.float32, torch.bfloat16, torch.float16)),
     *_rows("linear", (torch.float32,)),
     _triton("norm_rope_act", _FLOATS),
     *_rows("norm_rope_act", _FLOATS),
-    _compiled_cuda("vote_answers", _INTS),
+    _cuda("vote_answers", "_cuda", _INTS, extension="_C_cuda"),
     *_rows("vote_answers", _INTS, _INTS),
-    _compiled_cuda("match_stop", (torch.int64,)),
+    _cuda("match_stop", "_cuda", (torch.int64,), extension="_C_cuda"),
     *_rows("match_stop", (torch.int64,), (torch.int64,)),
     _triton("token_logprob", _SHORT_FLOATS, supports=_triton_is_there),
     *_rows("token_logprob", _FLOATS, extension=None, supports=_anything),

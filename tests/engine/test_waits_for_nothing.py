@@ -134,6 +134,8 @@ def test_the_fake_sees_what_waits(gpu: FakeGpu) -> None:
         pinned = torch.empty(2, dtype=torch.int64, pin_memory=True)
         sent = torch.empty(2, dtype=torch.int64, device=device).copy_(pinned, non_blocking=True)
         assert x[sent].shape == (2, 3)
+        torch.empty(2, dtype=torch.int64, pin_memory=True)
+        reused = torch.empty(2, dtype=torch.int64)  # where that one may have been
         for wait in (
             lambda: x[0, 0].item(),
             lambda: bool((x > 0).any()),
@@ -147,6 +149,9 @@ def test_the_fake_sees_what_waits(gpu: FakeGpu) -> None:
             lambda: index.to(device),
             lambda: pinned.to(device),
             lambda: sent.copy_(index, non_blocking=True),
+            lambda: sent.copy_(pinned),
+            lambda: sent.copy_(pinned, non_blocking=False),
+            lambda: sent.copy_(reused, non_blocking=True),
             lambda: torch.tensor([1, 2], device=device),
             lambda: torch.equal(x, x),
             lambda: x[0, :2].repeat_interleave(sent),

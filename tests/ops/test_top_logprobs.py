@@ -152,6 +152,16 @@ def test_refusals() -> None:
             call()
 
 
+def test_what_is_outside_does_not_stop_a_gpu() -> None:
+    logits = torch.randn(3, 8, generator=torch.Generator().manual_seed(5))
+    tokens, index = torch.tensor([8, 2, -1, 99]), torch.tensor([0, 3, -4, 1])
+    found = _topk.top_logprobs(logits, tokens, 2, index)
+    want = top_logprobs(logits, torch.tensor([2]), 2, row_index=torch.tensor([1]))
+    assert torch.equal(found.token_ids[3], want.token_ids[0])  # whose token alone is outside
+    torch.testing.assert_close(found.logprobs[3], want.logprobs[0])
+    assert int(found.rank[2]) == 0
+
+
 def test_backends() -> None:
     assert ops.chosen_backend("top_logprobs", torch.zeros(1, 1)) == "cpu"
     assert choose("top_logprobs", Facts("cuda", torch.bfloat16)) is _topk.top_logprobs

@@ -90,7 +90,8 @@ class FakeGpu(TorchDispatchMode):
         self.launches: Counter[str] = Counter()
         """Kernels by name, and products of matrices as ``"product"``."""
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self._pinned: set[int] = set()
+        self._pinned: dict[int, torch.Tensor] = {}
+        """By address; held, so that no other memory is ever found there."""
         self._strict = self._recording = False
 
     @contextlib.contextmanager
@@ -129,7 +130,7 @@ class FakeGpu(TorchDispatchMode):
         if len(host) == len(tensors) and not here:
             made = func(*args, **kwargs)
             if pinned:
-                self._pinned.add(made.untyped_storage().data_ptr())
+                self._pinned[made.untyped_storage().data_ptr()] = made
             return made
         if self._strict and host:
             self._check_sent(name, host, args, kwargs)
@@ -145,7 +146,8 @@ class FakeGpu(TorchDispatchMode):
     def _check_sent(self, name: str, host: Any, args: Any, kwargs: Any) -> None:
         """A copy from the host must neither wait itself nor make the device's queue wait."""
         pinned = all(one.untyped_storage().data_ptr() in self._pinned for one in host)
-        asynchronous = kwargs.get("non_blocking") or (name.startswith("aten.copy_") and args[2:])
+        given = args[2:] if name.startswith("aten.copy_") else ()
+        asynchronous = kwargs.get("non_blocking", any(given))
         if self._recording or not (name.startswith(_COPIES) and pinned and asynchronous):
             shapes = [tuple(one.shape) for one in host]
             raise Waits(f"{name} takes {shapes} from the host, not by a copy of pinned memory")

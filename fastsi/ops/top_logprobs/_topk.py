@@ -13,7 +13,9 @@ def top_logprobs(
     logits: torch.Tensor, tokens: torch.Tensor, count: int, row_index: torch.Tensor | None
 ) -> TopLogprobs:
     """See `fastsi.ops.top_logprobs`."""
-    rows = logits if row_index is None else logits[row_index]
+    # What is outside may not stop the device: it gives a result that means nothing.
+    tokens = tokens.clamp(max=logits.shape[1] - 1)
+    rows = logits if row_index is None else logits[row_index.clamp(0, len(logits) - 1)]
     wide = accumulate_dtype(logits.dtype)
     z, ids = torch.topk(rows, count, dim=1)
     z = z.to(wide)

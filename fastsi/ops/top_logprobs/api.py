@@ -30,7 +30,8 @@ def top_logprobs(
 ) -> TopLogprobs:
     """The ``count`` likeliest tokens of each row at temperature 1, and how given tokens rank.
 
-    Nothing waits for the device. Of a row with NaN or +inf the results mean nothing.
+    Nothing waits for the device. Of a row with NaN or +inf the results mean nothing, nor, on a GPU,
+    do those of a token or an index outside its range.
 
     Args:
         logits: [L, vocab], floating; any row stride with a contiguous last dimension.
