@@ -16,6 +16,7 @@ from fastsi import engine
 from fastsi import vote as voting
 from fastsi.data.manifest import Manifest
 from fastsi.data.templates import PromptConfig, Template
+from fastsi.engine.loading import resolve_device
 from fastsi.errors import ConfigError
 from fastsi.evaluate import Problems, compare, encode_prompts, store
 from fastsi.train.checkpoint import fingerprint
@@ -35,7 +36,7 @@ EVALUATION = "evaluation"
 """Name of the folder with a run's evaluations, inside the run folder."""
 PAPER_SAMPLING = SamplingParams(n=32, temperature=0.7, max_tokens=256)
 """What the method's paper samples with."""
-_ENGINE_OPTIONS = ("quantization", "kv_dtype")
+_ENGINE_OPTIONS = ("dtype", "quantization", "kv_dtype")
 _BLOCK = 64
 """Questions sampled in one call of the engine; progress is told after each."""
 
@@ -120,11 +121,11 @@ def load_model(model: Model, **options: Any) -> LLM:
     return LLM(str(builtin_model() if model == BUILTIN else model), **options)
 
 
-def _only_sampling(model: Model, llm: LLM) -> LLM:
-    """``llm``; if it was loaded from ``model`` for this call, its weights are not held twice."""
-    if llm is not model and llm.model.device.type == "cpu":
-        llm.release_weights()
-    return llm
+def _load_to_sample(model: Model, **options: Any) -> LLM:
+    """`load_model` for a call that only samples: what is loaded here is not held twice."""
+    if isinstance(model, LLM):
+        return model
+    return load_model(model, release_weights=resolve_device("auto").type == "cpu", **options)
 
 
 def builtin_model() -> Path:
@@ -198,7 +199,7 @@ def sample(
     if options and isinstance(model, LLM):
         raise ConfigError(f"options={options}: the model is loaded already; give them to LLM(...)")
     with seconds.phase("load"):
-        llm = _only_sampling(model, load_model(model, **options))
+        llm = _load_to_sample(model, **options)
     template = Template.from_config(prompt, llm.tokenizer)
     ids = encode_prompts(llm, questions, template, prompt.sample_format)
     check_lengths(questions, ids, context_length(llm.model))
@@ -255,7 +256,7 @@ def evaluate_model(
         PromptTooLong: a question does not fit the model's context; nothing was sampled.
     """
     if folder is None:
-        llm = _only_sampling(model, load_model(model))
+        llm = _load_to_sample(model)
         return _evaluate(llm, problems, name, progress)
     # Entered before the model is loaded: a folder that will not do is refused at once.
     with Manifest(folder, problems.identity()) as kept:
@@ -266,7 +267,8 @@ def evaluate_model(
                 f"model={str(model)!r}: has the fingerprint {found}; the run began with {weights}"
             )
         if not store.is_stored(kept, name, found):
-            llm = _only_sampling(model, llm)  # the fingerprint read the weights
+            if llm is not model and llm.model.device.type == "cpu":
+                llm.release_weights()  # not before: the fingerprint has read them
             store.save(kept, name, _evaluate(llm, problems, name, progress), found)
     return store.load(folder, name)
 

@@ -41,10 +41,19 @@ def command(
     ] = None,
     stopping: _options.Stopping = None,
     exemplars: _options.Exemplars = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the weights: auto (float32 on a CPU, the checkpoint's on a GPU), "
+            "float32, bfloat16 (half the memory) or float16.",
+            show_default="auto",
+            metavar="TYPE",
+        ),
+    ] = None,
     quantization: Annotated[
         str | None,
         typer.Option(
-            help="bf16 or int8: linear layers in 16 or 8 bits (CPU, float32 weights).",
+            help="bf16 or int8: linear layers in 16 or 8 bits (CPU).",
             show_default="none",
             metavar="KIND",
         ),
@@ -52,8 +61,8 @@ def command(
     kv_dtype: Annotated[
         str | None,
         typer.Option(
-            help="Type of the KV cache: auto (as the weights), float32, bfloat16 or int8 (CPU, "
-            "float32 weights); smaller ones hold more tokens.",
+            help="Type of the KV cache: auto (as the weights), float32, bfloat16 or int8 (CPU); "
+            "smaller ones hold more tokens.",
             show_default="auto",
             metavar="TYPE",
         ),
@@ -73,6 +82,7 @@ def command(
             "sampling.max_tokens": max_tokens,
             "sampling.seed": seed,
             "prompt.exemplars": exemplars,
+            "engine.dtype": dtype,
             "engine.quantization": quantization,
             "engine.kv_dtype": kv_dtype,
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fastsi.engine.attention import LayerCall, ProbeContext, engine_attention
@@ -101,3 +102,13 @@ def _rope_tables(config: PreTrainedConfig) -> list[dict[str, Any]]:
 
 def _name(model: PreTrainedModel) -> str:
     return type(model).__name__
+
+
+def hooked(model: nn.Module) -> str | None:
+    """Why calls of the modules may not be left out, or None: nobody hooks into them."""
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{name or 'the model'} has forward hooks"
+        if "forward" in vars(module):
+            return f"the forward of {name or 'the model'} has been replaced"
+    return None

@@ -128,6 +128,9 @@ def segment_attention_forward(
         return query.transpose(1, 2).contiguous(), None
     k, v = fastsi_step.k[layer], fastsi_step.v[layer]
     k_scale, v_scale = fastsi_step.scales(layer)
+    given = query.dtype
+    if given == torch.bfloat16 and k.dtype != given:  # caches that serve rows in float32 alone
+        query, key, value = query.float(), key.float(), value.float()
     ops.kv_write(
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
@@ -148,7 +151,7 @@ def segment_attention_forward(
         k_scale=k_scale,
         v_scale=v_scale,
     )
-    return out.unsqueeze(0), None
+    return out.unsqueeze(0).to(given), None
 
 
 def _probe(

@@ -48,10 +48,15 @@ class Norm:
     eps: float
 
     @property
-    def weight(self) -> torch.Tensor:
-        """[H], the model's own."""
+    def own(self) -> torch.Tensor:
+        """[H], the model's."""
         found: torch.Tensor = self.module.weight  # type: ignore[assignment]
         return found
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[H], of the rows' dtype: the model's own, or a copy."""
+        return self.own.to(packed_layers.rows_dtype(self.own))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,16 +128,16 @@ class FusedDecoder:
     def _read_in_place(self) -> Iterator[torch.Tensor]:
         """Weights that have no packed copy."""
         yield from self._embed.parameters()
-        yield self._norm.weight
+        yield self._norm.own
         for layer in self._layers:
             for norm in (layer.before, layer.q_norm, layer.k_norm, layer.between):
                 if norm is not None:
-                    yield norm.weight
+                    yield norm.own
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of rows and weights."""
-        return self._norm.weight.dtype
+        """Of rows."""
+        return packed_layers.rows_dtype(self._norm.own)
 
     def reserve(self, rows: int) -> Buffers:
         """Memory for passes of up to ``rows`` rows that stays where it is."""
@@ -203,7 +208,7 @@ class FusedDecoder:
         held = self._buffers if buffers is None else buffers
         run: _Run = PackedLayers.plain if plain else PackedLayers.__call__
         tables = self._rotations(positions)
-        hidden = self._embed(ids)
+        hidden = self._embed(ids).to(self.dtype)
         logits = _buffer(held, "logits", hidden, self._head.out_features, len(keep))
         if not plain and self._in_one_call(hidden):
             self._run_compiled(hidden, tables, context, keep, held, logits)
@@ -287,10 +292,10 @@ class FusedDecoder:
         return cos[positions], sin[positions]
 
     def _rotary_tables(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        like = self._norm.weight
+        like = self._norm.own  # tables are as exact as the model itself makes them
         positions = torch.arange(count, device=like.device)[None]
         cos, sin = self._rotary(like.new_empty(1, 1, 1), positions)
-        return cos[0].contiguous(), sin[0].contiguous()
+        return cos[0].to(self.dtype).contiguous(), sin[0].to(self.dtype).contiguous()
 
 
 def _buffer(
@@ -438,13 +443,3 @@ def _activation(function: Any, name: str) -> str:
     if found is None:
         raise NotFused(f"{name}: {type(function).__name__} is no known activation")
     return found
-
-
-def untouched(model: nn.Module) -> str | None:
-    """Why calls of the modules may not be left out, or None: nobody hooks into them."""
-    for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"{name or 'the model'} has forward hooks"
-        if "forward" in vars(module):
-            return f"the forward of {name or 'the model'} has been replaced"
-    return None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 
+from fastsi.engine.config import KVDtype
+from fastsi.errors import ConfigError
 from fastsi.ops._memory import reserve
+from fastsi.types import check_known
 
 
 class LayerShape(NamedTuple):
@@ -23,6 +26,32 @@ def bytes_per_token(layers: Sequence[LayerShape], dtype: torch.dtype) -> int:
     numbers = sum(2 * layer.kv_heads * layer.head_dim for layer in layers)
     scales = sum(2 * layer.kv_heads for layer in layers) if dtype == torch.int8 else 0
     return numbers * dtype.itemsize + scales * torch.float32.itemsize
+
+
+def cache_dtype(name: KVDtype, weights: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type of the cache of a model whose weights are ``weights`` on ``device``.
+
+    Raises:
+        ConfigError: there is no such type, or no kernel reads it beside these weights.
+    """
+    check_known([name], get_args(KVDtype), "kv_dtype")
+    if name == "auto":
+        return weights
+    wanted: torch.dtype = getattr(torch, name)
+    on_cpu = device.type == "cpu"
+    # Rows are float32, which every type of cache serves.
+    wide = weights == torch.float32 or (on_cpu and weights == torch.bfloat16)
+    if wanted == torch.int8 and not (on_cpu and wide):
+        raise ConfigError(
+            f"kv_dtype={name!r}: the weights are {weights} on {device}; only float32 and bfloat16 "
+            f"on a CPU have an int8 cache, so load the model so or leave kv_dtype at 'auto'"
+        )
+    if wanted != weights and not wide:
+        raise ConfigError(
+            f"kv_dtype={name!r}: the weights are {weights}, whose keys and values are kept in that "
+            f"type; bfloat16 also serves float32"
+        )
+    return wanted
 
 
 class KVPool:

@@ -71,17 +71,18 @@ class LLM:
             quantization: linear layers run on smaller copies of their weights, and round rows as
                 they come (`fastsi.ops.linear`): "bf16" to bfloat16, which costs next to nothing
                 and pays where the CPU multiplies it; "int8" to 8 bits, faster still. None: in
-                ``dtype``. CPU, float32 only.
+                ``dtype``. CPU only, float32 or bfloat16 models.
             kv_dtype: of the KV cache: "auto" (as the weights), "float32", or for float32 models
                 "bfloat16" (half the memory, arithmetic stays float32) or, on a CPU, "int8" (a
-                quarter, `fastsi.ops.kv_quant`; attention over shared spans may use integers).
+                quarter, `fastsi.ops.kv_quant`; attention over shared spans may use integers). On
+                a CPU bfloat16 models, whose arithmetic between products is float32, have all three.
             kv_cache_tokens: capacity of the KV cache, tokens; "auto": a share of free memory.
             max_batch_rows: most paths decoding at the same time.
             max_step_tokens: most query tokens per step, prefill chunks included.
             max_model_len: longest prompt plus continuation, tokens; "auto": the model's context.
             deterministic: tokens and log-probs have the same bits whatever else is in the batch or
-                the cache; costs a little sharing between unequal prompts. On a CPU, float32 models;
-                on a GPU, products by a kernel of its own in place of cuBLAS.
+                the cache; costs a little sharing between unequal prompts. On a CPU, float32 and
+                bfloat16 models; on a GPU, products by a kernel of its own in place of cuBLAS.
             release_weights: see `release_weights`; for models that are only sampled from.
             sharing: see `EngineConfig.sharing`.
             logprobs_mode: see `EngineConfig.logprobs_mode`.

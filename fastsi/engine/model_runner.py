@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from fastsi import ops
-from fastsi.engine import architecture, fused_decoder, packed_layers, weights
+from fastsi.engine import architecture, packed_layers, weights
 from fastsi.engine.agreement import disagreement
 from fastsi.engine.attention import LayerCall, StepContext, engine_attention
 from fastsi.engine.config import Graphs, KVDtype
 from fastsi.engine.fused_decoder import FusedDecoder, NotFused
 from fastsi.engine.graphs import DecodeGraphs
-from fastsi.engine.kv_pool import KVPool, LayerShape
+from fastsi.engine.kv_pool import KVPool, LayerShape, cache_dtype
 from fastsi.engine.module_swaps import ModuleSwaps
 from fastsi.engine.packed_layers import PackedLayers, Stamp
 from fastsi.engine.plan import Step
@@ -32,7 +32,6 @@ from fastsi.engine.sampler import Drawn, Sampler
 from fastsi.engine.staging import to_device
 from fastsi.errors import ConfigError
 from fastsi.ops.segment_attention.work import WorkShape, plan_work
-from fastsi.types import check_known
 
 Quantization = Literal["bf16", "int8"]
 
@@ -86,7 +85,7 @@ class ModelRunner:
         self._reason = ""
         self._make_graphs: Callable[[FusedDecoder], DecodeGraphs | None] = lambda _: None
         self._graphs: DecodeGraphs | None = None
-        self.kv_dtype = self._kv_dtype(kv_dtype)
+        self.kv_dtype = cache_dtype(kv_dtype, self.dtype, self.device)
         if deterministic or (quantization is not None and not pack_later):
             with self.session():
                 pass
@@ -102,24 +101,6 @@ class ModelRunner:
         """Where rows, plan and cache live."""
         device: torch.device = self.model.device
         return device
-
-    def _kv_dtype(self, name: KVDtype) -> torch.dtype:
-        check_known([name], get_args(KVDtype), "kv_dtype")
-        if name == "auto":
-            return self.dtype
-        wanted: torch.dtype = getattr(torch, name)
-        if wanted == torch.int8 and (self.device.type, self.dtype) != ("cpu", torch.float32):
-            raise ConfigError(
-                f"kv_dtype={name!r}: the weights are {self.dtype} on {self.device}; only float32 "
-                f"on a CPU has an int8 cache, so load the model so or leave kv_dtype at 'auto'"
-            )
-        narrow = (torch.bfloat16, torch.int8)
-        if wanted != self.dtype and not (self.dtype == torch.float32 and wanted in narrow):
-            raise ConfigError(
-                f"kv_dtype={name!r}: the weights are {self.dtype}, whose keys and values are kept "
-                f"in that type; bfloat16 also serves float32"
-            )
-        return wanted
 
     def seen(self, stamps: Sequence[Stamp]) -> None:
         """Take note of new values: ``stamps`` are in the order of ``model.parameters()``."""
@@ -327,13 +308,16 @@ class ModelRunner:
 
     def _settle(self) -> bool:
         """Choose the forward if modules, or hooks in them, have changed; returns whether it did."""
-        structure = tuple(
-            (id(m), bool(m._forward_hooks or m._forward_pre_hooks), "forward" in vars(m))
-            for m in self.model.modules()
+        structure = (
+            self.dtype,
+            *(
+                (id(m), bool(m._forward_hooks or m._forward_pre_hooks), "forward" in vars(m))
+                for m in self.model.modules()
+            ),
         )
         if structure == self._structure:
             return False
-        refuse_if_released(self.model, "modules of the model or their hooks have changed")
+        refuse_if_released(self.model, "modules of the model, their hooks or dtype have changed")
         self._structure, self._releasable = structure, None
         self._fused, self._swaps, self._graphs = None, None, None
         try:
@@ -411,7 +395,7 @@ class ModelRunner:
         Raises:
             NotFused: it does not; the message says why.
         """
-        hooked = fused_decoder.untouched(self.model)
+        hooked = architecture.hooked(self.model)
         if hooked is not None:
             raise NotFused(hooked)
         longest = architecture.context_length(self.model.config)

@@ -112,8 +112,11 @@ def _unnoticed(watch: Watch) -> Callable[[nn.Module], Forward]:
 
 
 def _linear_forward(product: PackedLayers) -> Forward:
+    rows = packed_layers.rows_dtype(product.weights[0])
+
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], product.out_features)
+        y = product(x.reshape(-1, x.shape[-1]).to(rows))
+        return y.to(x.dtype).view(*x.shape[:-1], product.out_features)
 
     return forward
 
@@ -136,16 +139,17 @@ def _gated_mlp(
         return None
     both = PackedLayers([gate, up], mode, pair=True, deterministic=deterministic)
     last = PackedLayers([down], mode, deterministic=deterministic)
-    rows = _probe_rows(packed_layers.weight_of(gate))
+    weight = packed_layers.weight_of(gate)
+    probe, rows = _probe_rows(weight), packed_layers.rows_dtype(weight)
     with torch.no_grad():
-        expected = module(rows)
-        found = last.plain(both.plain(rows, activation=activation))
+        expected = module(probe)
+        found = last.plain(both.plain(probe, activation=activation))
     if not _close(found, expected):
         return None
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        gated = both(x.reshape(-1, x.shape[-1]), activation=activation)
-        return last(gated).view(x.shape)
+        gated = both(x.reshape(-1, x.shape[-1]).to(rows), activation=activation)
+        return last(gated).to(x.dtype).view(x.shape)
 
     return forward, [both, last]
 

@@ -22,6 +22,7 @@ Stamper = Callable[[torch.Tensor], Stamp]
 
 
 _ON_GPU = (torch.float32, torch.bfloat16, torch.float16)
+_ON_CPU = (torch.float32, torch.bfloat16)
 
 
 def refusal(module: nn.Module, mode: str = "fp32") -> str | None:
@@ -36,11 +37,19 @@ def refusal(module: nn.Module, mode: str = "fp32") -> str | None:
         return None if weight.dtype in _ON_GPU else f"its weights are {name}"
     if where != "cpu":
         return f"its weights are on {weight.device}"
-    if weight.dtype != torch.float32:
-        return f"its weights are {name}, not float32"
+    if weight.dtype not in _ON_CPU:
+        return f"its weights are {name}, not float32 or bfloat16"
     if _ext.load("_C")[0] is None:
         return _ext.load("_C")[1]
     return None
+
+
+def rows_dtype(weight: torch.Tensor) -> torch.dtype:
+    """Of the rows that are multiplied with weights that are not refused.
+
+    On a CPU what goes on between products is float32 whatever the weights are.
+    """
+    return weight.dtype if weight.is_cuda else torch.float32
 
 
 def weight_of(layer: nn.Module) -> torch.Tensor:
@@ -73,13 +82,18 @@ class PackedLayers:
 
         Args:
             layers: linear layers of one input.
-            mode: arithmetic, see `ops.pack_weight`.
+            mode: arithmetic, see `ops.pack_weight`; in place of "fp32" bfloat16 weights on a CPU
+                get "bf16", which is exact for them and rounds rows as their own layer would.
             pair: they are a gate and what it multiplies.
             deterministic: a row's bits must not depend on the number of rows. On a CPU they never
                 do; on a GPU cuBLAS chooses kernels by it, and one kernel of ours serves.
         """
+        first = weight_of(layers[0])
+        on_gpu = first.is_cuda
+        if mode == "fp32" and first.dtype == torch.bfloat16 and not on_gpu:
+            mode = "bf16"
         self.layers, self.mode, self.pair = tuple(layers), mode, pair
-        on_gpu = weight_of(layers[0]).is_cuda
+        self._rows = rows_dtype(first)
         self._backend = "triton" if deterministic and on_gpu else "auto"
         self._packed: PackedWeight | None = None
         self._bias: torch.Tensor | None = None
@@ -170,7 +184,8 @@ class PackedLayers:
         """
         if not self._released:
             return
-        if self.mode != "fp32":
+        kept = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(self.mode)
+        if any(weight.dtype != kept for weight in self._released):
             raise ConfigError(
                 f"release_weights=True with quantization={self.mode!r}: the weights' float values "
                 f"are gone, only rounded ones are kept; load the model again"
@@ -180,7 +195,8 @@ class PackedLayers:
             values = packed.unpack()
         except ValueError as error:
             raise ConfigError(f"release_weights=True: cannot restore: {error}") from error
-        for layer, weight, value in zip(self.layers, self._released, values, strict=True):
+        for layer, weight, wide in zip(self.layers, self._released, values, strict=True):
+            value = wide.to(weight.dtype)
             released.restore(weight, value.t().contiguous() if isinstance(layer, Conv1D) else value)
         self._released, self._stamp = (), None
 
@@ -191,7 +207,9 @@ class PackedLayers:
             weight: torch.Tensor = layer.weight  # type: ignore[assignment]
             none = torch.zeros(_num_outputs(layer), dtype=weight.dtype, device=weight.device)
             parts.append(none if bias is None else bias.detach())
-        return None if all(layer.bias is None for layer in self.layers) else torch.cat(parts)
+        if all(layer.bias is None for layer in self.layers):
+            return None
+        return torch.cat(parts).to(self._rows)
 
     def __call__(
         self,
@@ -201,7 +219,7 @@ class PackedLayers:
         activation: str | None = None,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See `fastsi.ops.linear`; x [R, in]."""
+        """See `fastsi.ops.linear`; x [R, in], of `rows_dtype`."""
         packed, bias = self.packed
         more: dict[str, Any] = {} if self._backend == "auto" else {"backend": self._backend}
         return ops.linear(
@@ -217,10 +235,10 @@ class PackedLayers:
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The same by the layers themselves, for a check of how they are put together."""
-        y = [layer(x) for layer in self.layers]
+        y = [layer(x.to(layer.weight.dtype)) for layer in self.layers]  # type: ignore[arg-type]
         if self.pair:
             y = [ops.act_mul(y[0], y[1], activation)]  # type: ignore[arg-type]
-        joined = torch.cat(y, dim=-1)
+        joined = torch.cat(y, dim=-1).to(x.dtype)
         joined = joined if residual is None else joined + residual
         return joined if out is None else out.copy_(joined)
 

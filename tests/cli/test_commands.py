@@ -120,8 +120,8 @@ def test_sample_then_vote(cli: Cli, inputs: dict[str, Path], tmp_path: Path) -> 
         assert (told["winner"], told["share"]) == (row["winner"], row["share"])
 
 
-def test_sample_in_8_bits(cli: Cli, inputs: dict[str, Path], tmp_path: Path) -> None:
-    """Both options reach the engine, from the command line and from a file, and are checked."""
+def test_sample_in_fewer_bits(cli: Cli, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The options reach the engine, from the command line and from a file, and are checked."""
     asked = ["sample", "--model", "builtin", "--questions", inputs["questions"], "--limit", 2]
     asked += ["--n", 3, "--max-tokens", 24, "--temperature", 1.0]
     config = tmp_path / "small.toml"
@@ -131,6 +131,8 @@ def test_sample_in_8_bits(cli: Cli, inputs: dict[str, Path], tmp_path: Path) -> 
         "cache": ["--kv-dtype", "int8"],
         "both": ["--kv-dtype", "int8", "--quantization", "int8"],
         "file": ["--config", config],
+        "weights": ["--dtype", "bfloat16"],
+        "all": ["--dtype", "bfloat16", "--kv-dtype", "int8", "--quantization", "int8"],
     }
     found = {}
     for name, options in ways.items():
@@ -138,10 +140,11 @@ def test_sample_in_8_bits(cli: Cli, inputs: dict[str, Path], tmp_path: Path) -> 
         assert cli(*asked, *options, "--out", out).code == 0
         found[name] = pq.read_table(out).column("cumulative_logprob").to_pylist()
     assert found["file"] == found["both"]
-    assert len({tuple(values) for values in found.values()}) == 3, "each option changes a little"
+    assert len({tuple(values) for values in found.values()}) == 5, "each option changes a little"
     out = tmp_path / "none.parquet"
     refusal = cli(*asked, "--kv-dtype", "int4", "--out", out).refusal()
     assert refusal.startswith("unknown kv_dtype 'int4'")
+    assert "dtype='int8'" in cli(*asked, "--dtype", "int8", "--out", out).refusal()
     assert "engine field" in cli(*asked, "--set=engine.kv_dtypes=int8", "--out", out).refusal()
     llm = api.load_model("builtin", kv_cache_tokens=1024)
     with pytest.raises(ConfigError, match="the model is loaded already"):

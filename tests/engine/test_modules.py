@@ -268,12 +268,15 @@ def test_kv_dtypes_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) 
         LLM(make_model("llama", 0, dtype=torch.float64), kv_dtype="bfloat16")
     with pytest.raises(ConfigError, match="did you mean 'bfloat16'"):
         LLM(make_model("llama", 0), kv_dtype="bfloat")  # type: ignore[arg-type]
-    for dtype in (torch.float64, torch.bfloat16):
+    for dtype in (torch.float64, torch.float16):
         with pytest.raises(ConfigError, match=rf"kv_dtype='int8': the weights are {dtype} on cpu"):
             LLM(make_model("llama", 0, dtype=dtype), kv_dtype="int8")
     monkeypatch.setattr(ModelRunner, "device", torch.device("cuda"))
-    with pytest.raises(ConfigError, match=r"kv_dtype='int8': .* on cuda; only float32 on a CPU"):
-        LLM(make_model("llama", 0), kv_dtype="int8")
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ConfigError, match=r"kv_dtype='int8': .* on cuda; only .* on a CPU"):
+            LLM(make_model("llama", 0, dtype=dtype), kv_dtype="int8")
+    with pytest.raises(ConfigError, match=r"kv_dtype='float32': the weights are torch\.bfloat16"):
+        LLM(make_model("llama", 0, dtype=torch.bfloat16), kv_dtype="float32")
 
 
 def test_importing_changes_neither_threads_nor_flags() -> None:

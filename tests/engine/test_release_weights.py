@@ -247,7 +247,7 @@ def test_changes_that_need_the_weights_are_refused(family: str) -> None:
     model: Any = llm.model
     tokens = greedy(llm)
     handle = model.model.layers[0].mlp.register_forward_hook(lambda *_: None)
-    with pytest.raises(ConfigError, match="hooks have changed"):
+    with pytest.raises(ConfigError, match="hooks or dtype have changed"):
         greedy(llm)
     handle.remove()
     assert greedy(llm) == tokens
