@@ -96,6 +96,18 @@ bool isa_available(Isa isa) {
 #endif
 }
 
+bool prefetchnta_pays() {
+#if defined(FASTSI_X86_KERNELS)
+  static const bool pays = [] {
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512vnni");
+  }();
+  return pays;
+#else
+  return false;
+#endif
+}
+
 const char* name_of(Isa isa) {
   constexpr const char* names[] = {"portable",    "avx2",        "avx2_vnni", "avx512",
                                    "avx512_vnni", "avx512_bf16", "amx"};

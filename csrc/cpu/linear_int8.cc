@@ -18,6 +18,7 @@ constexpr std::int64_t kItemsPerThread = 4, kMostItemsPerThread = 64;
 // Multiply-adds, 0.1 to 0.3 ms: threads are rarely equally fast.
 constexpr double kItemWork = 1.5e7;
 constexpr double kStreamBytes = 8 << 20;     // of output: no cache near the core holds as much
+constexpr std::int64_t kFewRows = 64;        // whose step is so short that memory counts
 constexpr std::int64_t kMostDepth = 131072;  // 127 * 127 * depth fits 32 bits
 
 constexpr int kSpins = 2000;  // before a thread that waits gives way to others
@@ -183,6 +184,7 @@ void linear_int8(const TensorView& x, const LinearInt8Weights& packed, const Lin
                       after.activation,
                       packed.pair,
                       streams(out),
+                      prefetchnta_pays() && rows <= kFewRows,
                       quantised,
                       reinterpret_cast<float*>(quantised + values)};
   const double weights = static_cast<double>(depth) * static_cast<double>(packed.n);

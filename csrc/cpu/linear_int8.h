@@ -42,6 +42,7 @@ struct Int8Task {
   Activation activation;
   bool pair;
   bool stream;  // out is larger than caches and aligned to lines: write past them
+  bool once;    // weights are asked for as not to be kept in the last cache
   // Quantised rows: [blocks][steps][16][64] elements as the kernel takes them, and their scales,
   // [rows] or, with step scales, [rows][steps].
   void* quantised;

@@ -47,12 +47,14 @@ constexpr float kRowLevels = 127.0f;
 
 // Cache lines of the next weights, of which a share is asked for at every step of a pass: rows that
 // meet a panel would wait for it, and the hardware stops reading ahead at pages of 4 KiB.
+template <bool Once>  // as Int8Task::once
 struct NextWeights {
+  static constexpr bool kOnce = Once;
   const char* at;
   int lines;
 
   void fetch() {
-    for (int i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at, 0, 2);
+    for (int i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at, 0, Once ? 0 : 2);
   }
 };
 
@@ -102,9 +104,9 @@ constexpr int kNear = 2048;
 
 // Sums of R rows by P panels, [R][P][16], from rows that are kStep apart. Rows hold 128 too much,
 // and the sums of the weights take it off again.
-template <int R, int P>
+template <int R, int P, class Next>
 static void dot(const Int8Task& task, std::int64_t, const Element* x,
-                const std::int8_t* const* panels, std::int64_t panel, NextWeights next, Sum* sums) {
+                const std::int8_t* const* panels, std::int64_t panel, Next next, Sum* sums) {
   constexpr int V = kTogether<P>;
   for (int c = 0; c < P * kPanel; c += V * kColumns) {
     const std::int8_t* from[V];
@@ -122,7 +124,7 @@ static void dot(const Int8Task& task, std::int64_t, const Element* x,
         for (int v = 0; v < V; ++v) {
           const std::int8_t* at = from[v] + (s * kStep + k) * kPanel;
           w[v] = load_bytes(at);
-          _mm_prefetch(reinterpret_cast<const char*>(at + kNear), _MM_HINT_T0);
+          __builtin_prefetch(at + kNear, 0, Next::kOnce ? 0 : 3);
         }
         for (int r = 0; r < R; ++r) {
           std::int32_t four;
@@ -179,9 +181,9 @@ FASTSI_INLINE void add_eight(const Element* x, const __m256i (&w)[2][kVectors],
 
 // Sums of R rows by P panels, [R][P][16]: for every step an exact integer, times the product of the
 // row's and the column's scale of that step, added in order.
-template <int R, int P>
+template <int R, int P, class Next>
 static void dot(const Int8Task& task, std::int64_t row, const Element* x,
-                const std::int8_t* const* panels, std::int64_t panel, NextWeights next, Sum* sums) {
+                const std::int8_t* const* panels, std::int64_t panel, Next next, Sum* sums) {
   for (int i = 0; i < R * P * kPanel; i += kLanes32) store<float>(sums + i, vf{});
   for (int p = 0; p < P; ++p) {
     const std::int64_t columns = (panel + p) * task.steps * kPanel;
@@ -235,9 +237,9 @@ template <int P>
 inline constexpr int kPasses = P * kPanel / (kVectors * kColumns);  // over the depth
 
 // Sums of R rows by P panels, [R][P][16]. A lane pair holds two partial sums of a column.
-template <int R, int P>
+template <int R, int P, class Next>
 static void dot(const Int8Task& task, std::int64_t, const Element* x,
-                const std::int8_t* const* panels, std::int64_t, NextWeights, Sum* sums) {
+                const std::int8_t* const* panels, std::int64_t, Next, Sum* sums) {
   for (int p = 0; p < P; ++p) {
     for (int c = 0; c < kPanel; c += kVectors * kColumns) {
       Words sum[R][kVectors] = {};
@@ -270,9 +272,9 @@ constexpr int kMaxRows = 1;
 template <int P>
 inline constexpr int kPasses = P;  // over the depth
 
-template <int R, int P>
+template <int R, int P, class Next>
 static void dot(const Int8Task& task, std::int64_t, const Element* x,
-                const std::int8_t* const* panels, std::int64_t, NextWeights, Sum* sums) {
+                const std::int8_t* const* panels, std::int64_t, Next, Sum* sums) {
   static_assert(R == 1, "rows one by one");
   for (int p = 0; p < P; ++p) {
     std::int32_t sum[kPanel] = {};

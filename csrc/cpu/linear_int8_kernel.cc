@@ -183,8 +183,8 @@ void multiply(const Int8Task& task, const Int8Range& range) {
 
 #else
 
-template <int R, int P>
-void multiply_rows(const Int8Task& task, std::int64_t row, std::int64_t panel, NextWeights& next) {
+template <int R, int P, class Next>
+void multiply_rows(const Int8Task& task, std::int64_t row, std::int64_t panel, Next& next) {
   const std::int8_t* panels[P];
   for (int p = 0; p < P; ++p) panels[p] = panel_of(task, panel + p);
   alignas(64) Sum sums[R * P * kPanel];
@@ -200,13 +200,13 @@ void multiply_rows(const Int8Task& task, std::int64_t row, std::int64_t panel, N
   finish_of<P>(task, panel)(task, row, row + R, panel, sums, P * kPanel);
 }
 
-template <int P>
+template <int P, bool Once>
 void multiply_panels(const Int8Task& task, std::int64_t row, std::int64_t end, std::int64_t panel) {
   // Shared by all blocks of rows; what is asked for past the last panel does no harm.
   const std::int64_t turns = (end - row + kMaxRows - 1) / kMaxRows * kPasses<P> * task.steps;
   const std::int64_t lines = P * task.steps * kStep * kPanel / 64;
-  NextWeights next{reinterpret_cast<const char*>(panel_of(task, panel + P)),
-                   static_cast<int>((lines + turns - 1) / turns)};
+  NextWeights<Once> next{reinterpret_cast<const char*>(panel_of(task, panel + P)),
+                         static_cast<int>((lines + turns - 1) / turns)};
   while (row < end) {
     const std::int64_t left = end - row;
     if constexpr (kMaxRows >= 8) {
@@ -233,17 +233,22 @@ void multiply_panels(const Int8Task& task, std::int64_t row, std::int64_t end, s
   }
 }
 
+template <bool Once>
 void multiply(const Int8Task& task, const Int8Range& range) {
   const std::int64_t first = range.block_first * kRows;
   const std::int64_t end =
       range.block_last * kRows < task.rows ? range.block_last * kRows : task.rows;
   for (std::int64_t p = range.panel_first; p < range.panel_last; p += 2) {
     if (p + 1 < range.panel_last) {
-      multiply_panels<2>(task, first, end, p);
+      multiply_panels<2, Once>(task, first, end, p);
     } else {
-      multiply_panels<1>(task, first, end, p);
+      multiply_panels<1, Once>(task, first, end, p);
     }
   }
+}
+
+void multiply(const Int8Task& task, const Int8Range& range) {
+  return task.once ? multiply<true>(task, range) : multiply<false>(task, range);
 }
 
 #endif
