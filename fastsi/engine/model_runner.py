@@ -307,7 +307,7 @@ class ModelRunner:
         return self._swaps
 
     def _settle(self) -> bool:
-        """Choose the forward if modules, or hooks in them, have changed; returns whether it did."""
+        """Choose the forward if modules, their hooks or dtype have changed; returns whether so."""
         structure = (
             self.dtype,
             *(

@@ -90,7 +90,8 @@ class PackedLayers:
         """
         first = weight_of(layers[0])
         on_gpu = first.is_cuda
-        if mode == "fp32" and first.dtype == torch.bfloat16 and not on_gpu:
+        self._narrow = all(weight_of(layer).dtype == torch.bfloat16 for layer in layers)
+        if mode == "fp32" and self._narrow and not on_gpu:
             mode = "bf16"
         self.layers, self.mode, self.pair = tuple(layers), mode, pair
         self._rows = rows_dtype(first)
@@ -184,8 +185,7 @@ class PackedLayers:
         """
         if not self._released:
             return
-        kept = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(self.mode)
-        if any(weight.dtype != kept for weight in self._released):
+        if not (self.mode == "fp32" or (self.mode == "bf16" and self._narrow)):
             raise ConfigError(
                 f"release_weights=True with quantization={self.mode!r}: the weights' float values "
                 f"are gone, only rounded ones are kept; load the model again"
