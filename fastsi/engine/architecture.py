@@ -19,7 +19,8 @@ def inspect(model: PreTrainedModel) -> list[LayerCall]:
     """Check every feature and run two tokens through the layers; returns what each asked for.
 
     Raises:
-        ModelError: the model uses something the engine cannot run; the message names it.
+        ModelError: the model uses something the engine cannot run, or does not run by itself; the
+            message says what.
     """
     _check_config(model)
     probe = ProbeContext()
@@ -36,6 +37,11 @@ def inspect(model: PreTrainedModel) -> list[LayerCall]:
             )
         except TypeError as error:
             raise ModelError(f"{_name(model)}: its forward pass takes no step ({error})") from error
+        except RuntimeError as error:  # layers of different dtypes, say
+            why = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ModelError(
+                f"{_name(model)}: its own forward pass fails on two tokens: {why}"
+            ) from error
     layers: int = text_config(model.config).num_hidden_layers
     if sorted(probe.layers) != list(range(layers)):
         raise ModelError(

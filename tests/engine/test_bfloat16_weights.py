@@ -15,7 +15,7 @@ from fastsi.engine import LLM
 from fastsi.engine.fused_decoder import FusedDecoder
 from fastsi.engine.packed_layers import weight_of
 from fastsi.engine.released import is_released
-from fastsi.errors import ConfigError
+from fastsi.errors import ConfigError, ModelError
 from fastsi.types import SamplingParams
 from tests.ops.support import ISAS, running
 from tests.support.compare import sequence_logprobs
@@ -194,6 +194,15 @@ def test_a_model_may_change_its_dtype_between_calls(family: str) -> None:
     narrow = paths(llm)
     assert narrow != wide
     assert narrow == paths(engine(model, kv_dtype="float32"))
+
+
+def test_a_model_of_two_dtypes_that_does_not_run_by_itself_is_refused() -> None:
+    model = bf16_model("llama")
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data = parameter.data.float()
+    with pytest.raises(ModelError, match=r"its own forward pass fails .* dtype"):
+        engine(model)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # inside peft
