@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from fastsi import ops
 from fastsi.engine import LLM
 from fastsi.engine.fused_decoder import FusedDecoder
 from fastsi.engine.packed_layers import weight_of
@@ -125,7 +124,7 @@ def test_one_call_has_the_bits_of_the_ops_one_by_one(
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_instruction_set_computes_the_same(isa: str) -> None:
-    """But for the order of sums: its log-probs differ by less than a rounding to bfloat16 does."""
+    """As the reference does, but for the order of sums: far less than a rounding to bfloat16."""
     model = bf16_model("qwen3", 2)
     given = [[prompt[::-1]] for prompt in PROMPTS]
     with running("reference"):
@@ -221,14 +220,3 @@ def test_adapters_run_beside_packed_layers() -> None:
     want = sequence_logprobs(wrapped, text[:5], text[5:])
     at = want[torch.arange(len(text) - 5), torch.tensor(text[5:])]
     assert float((torch.tensor(scored) - at).abs().mean()) < 0.2
-
-
-def test_without_the_extension_the_models_own_products_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bf16_model("llama", 1)
-    given = [[prompt[::-1]] for prompt in PROMPTS]
-    want = engine(model).score(PROMPTS, given)
-    monkeypatch.setenv("FASTSI_BACKEND", "reference")
-    found = engine(model).score(PROMPTS, given)
-    apart = [np.abs(np.subtract(a[0], b[0])) for a, b in zip(found, want, strict=True)]
-    assert np.concatenate(apart).mean() < 0.02
-    assert ops.chosen_backend("linear", torch.zeros(1)) == "reference"

@@ -273,7 +273,7 @@ def test_kv_dtypes_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) 
             LLM(make_model("llama", 0, dtype=dtype), kv_dtype="int8")
     monkeypatch.setattr(ModelRunner, "device", torch.device("cuda"))
     for dtype in (torch.float32, torch.bfloat16):
-        with pytest.raises(ConfigError, match=r"kv_dtype='int8': .* on cuda; only .* on a CPU"):
+        with pytest.raises(ConfigError, match="on cuda; only float32 and bfloat16 on a CPU"):
             LLM(make_model("llama", 0, dtype=dtype), kv_dtype="int8")
     with pytest.raises(ConfigError, match=r"kv_dtype='float32': the weights are torch\.bfloat16"):
         LLM(make_model("llama", 0, dtype=torch.bfloat16), kv_dtype="float32")

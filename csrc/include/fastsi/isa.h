@@ -30,8 +30,7 @@ const char* name_of(Isa isa);
 
 // Whether weights of short steps are asked for as not to be kept (prefetchnta): on AMD's CPUs with
 // VNNI, where int8 steps of 32 rows take 0.98 of the time so (measured on Zen 5, docs/log.md).
-// Intel documents that such lines come to the first-level cache alone, which is smaller than what
-// kernels ask for ahead.
+// Elsewhere it is not measured: how far such lines come and how long they stay differs by CPU.
 bool prefetchnta_pays();
 
 // Whether the build holds it and the CPU runs it.
