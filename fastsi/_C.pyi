@@ -214,11 +214,16 @@ class DecoderLayer:
 
 class Decoder:
     def __init__(
-        self, layers: Sequence[DecoderLayer], norm: DecoderNorm, head: DecoderLinear
+        self,
+        embedding: TensorView | None,
+        layers: Sequence[DecoderLayer],
+        norm: DecoderNorm,
+        head: DecoderLinear,
     ) -> None: ...
     def forward(
         self,
-        hidden: TensorView,
+        ids: TensorView | None,
+        positions: TensorView,
         keep: TensorView,
         cos: TensorView,
         sin: TensorView,
@@ -228,7 +233,7 @@ class Decoder:
         v_scales: Sequence[TensorView],
         slots: TensorView,
         plan: SegmentPlan,
-        scratch: tuple[TensorView, TensorView, TensorView, TensorView, TensorView, TensorView],
+        scratch: Sequence[TensorView],
         logits: TensorView,
         threads: int,
     ) -> None: ...

@@ -37,26 +37,30 @@ void bind_decoder(py::module_& m) {
                             down};
       }));
   py::class_<Decoder>(m, "Decoder")
-      .def(py::init<std::vector<DecoderLayer>, DecoderNorm, DecoderLinear>())
-      .def("forward",
-           [](const Decoder& decoder, const TensorView& hidden, const TensorView& keep,
-              const TensorView& cos, const TensorView& sin, std::vector<TensorView> k_caches,
-              std::vector<TensorView> v_caches, std::vector<TensorView> k_scales,
-              std::vector<TensorView> v_scales, const TensorView& slots, const SegmentPlan& plan,
-              const std::array<TensorView, 6>& scratch, const TensorView& logits, int threads) {
-             const auto& [normed, qkv, attended, lse, gated, kept] = scratch;
-             const DecoderStep step{hidden,
-                                    keep,
-                                    {cos, sin},
-                                    std::move(k_caches),
-                                    std::move(v_caches),
-                                    std::move(k_scales),
-                                    std::move(v_scales),
-                                    slots};
-             const py::gil_scoped_release release;
-             decoder.forward(step, plan, {normed, qkv, attended, lse, gated, kept}, logits,
-                             threads);
-           });
+      .def(py::init<std::optional<TensorView>, std::vector<DecoderLayer>, DecoderNorm,
+                    DecoderLinear>())
+      .def("forward", [](const Decoder& decoder, const std::optional<TensorView>& ids,
+                         const TensorView& positions, const TensorView& keep, const TensorView& cos,
+                         const TensorView& sin, std::vector<TensorView> k_caches,
+                         std::vector<TensorView> v_caches, std::vector<TensorView> k_scales,
+                         std::vector<TensorView> v_scales, const TensorView& slots,
+                         const SegmentPlan& plan, const std::array<TensorView, 9>& scratch,
+                         const TensorView& logits, int threads) {
+        const auto& [hidden, own_cos, own_sin, normed, qkv, attended, lse, gated, kept] = scratch;
+        const DecoderStep step{ids,
+                               positions,
+                               keep,
+                               {cos, sin},
+                               std::move(k_caches),
+                               std::move(v_caches),
+                               std::move(k_scales),
+                               std::move(v_scales),
+                               slots};
+        const py::gil_scoped_release release;
+        decoder.forward(step, plan,
+                        {hidden, own_cos, own_sin, normed, qkv, attended, lse, gated, kept}, logits,
+                        threads);
+      });
 }
 
 }  // namespace fastsi

@@ -1,5 +1,7 @@
 #include "fastsi/decoder.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -61,15 +63,51 @@ bool keeps_all(const std::int64_t* keep, std::int64_t count, std::int64_t rows) 
   return all;
 }
 
-void gather(const TensorView& from, const std::int64_t* keep, const TensorView& to) {
-  const std::int64_t columns = from.shape[1];
-  const auto* source = static_cast<const float*>(from.data);
-  auto* target = static_cast<float*>(to.data);
-  for (std::int64_t i = 0; i < to.shape[0]; ++i) {
-    std::memcpy(target + i * columns, source + keep[i] * from.stride[0],
-                static_cast<std::size_t>(columns) * sizeof(float));
+// Rows of a table [N, C], float32 or bfloat16, that become the rows of `to`.
+struct Lookup {
+  const TensorView& table;
+  const std::int64_t* rows;
+  const TensorView& to;
+
+  Lookup(const char* name, const TensorView& from, const char* index_name,
+         const std::int64_t* index, const TensorView& out)
+      : table(from), rows(index), to(out) {
+    require_dims(name, from, 2);
+    require_size(name, from, 1, out.shape[1]);
+    require_dense_last(name, from);
+    FASTSI_CHECK(from.dtype == DType::f32 || from.dtype == DType::bf16, name, ": is ",
+                 name_of(from.dtype), ", must be float32 or bfloat16");
+    for (std::int64_t i = 0; i < out.shape[0]; ++i) {
+      FASTSI_CHECK(0 <= index[i] && index[i] < from.shape[0], index_name, ": entry ", i, " is ",
+                   index[i], ", ", name, " has ", from.shape[0], " rows");
+    }
   }
-}
+
+  void run(int threads) const {
+    if (static_cast<double>(to.numel()) < serial_elements()) threads = 1;
+    constexpr std::int64_t kRows = 16;
+    parallel_for((to.shape[0] + kRows - 1) / kRows, threads, [&](std::int64_t task) {
+      const std::int64_t last = std::min(to.shape[0], (task + 1) * kRows);
+      for (std::int64_t i = task * kRows; i < last; ++i) copy(i);
+    });
+  }
+
+ private:
+  void copy(std::int64_t i) const {
+    const std::int64_t columns = to.shape[1], from = rows[i] * table.stride[0];
+    float* target = static_cast<float*>(to.data) + i * columns;
+    if (table.dtype == DType::f32) {
+      std::memcpy(target, static_cast<const float*>(table.data) + from,
+                  static_cast<std::size_t>(columns) * sizeof(float));
+      return;
+    }
+    const auto* source = static_cast<const std::uint16_t*>(table.data) + from;
+    for (std::int64_t c = 0; c < columns; ++c) {
+      const std::uint32_t bits = std::uint32_t{source[c]} << 16;  // a bfloat16 is half a float
+      std::memcpy(target + c, &bits, sizeof bits);
+    }
+  }
+};
 
 struct Heads {
   TensorView q, k, v, out;
@@ -102,14 +140,16 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
   FASTSI_CHECK(step.k_scales.size() == scales && step.v_scales.size() == scales,
                "k_scales: ", step.k_scales.size(), ", v_scales: ", step.v_scales.size(),
                ", must be ", scales);
-  const TensorView& all = step.hidden;
+  const TensorView& all = scratch.hidden;
   require_dims("hidden", all, 2);
-  require_dtype("hidden", all, DType::f32);
-  require_dense_last("hidden", all);
   require_dims("keep", step.keep, 1);
   const std::int64_t rows = all.shape[0], count = step.keep.shape[0];
   const auto* keep = vector_of<std::int64_t>("keep", step.keep, DType::i64, count);
-  for (const auto& [name, view] : {std::pair{"normed", &scratch.normed},
+  const auto* positions = vector_of<std::int64_t>("positions", step.positions, DType::i64, rows);
+  for (const auto& [name, view] : {std::pair{"hidden", &all},
+                                   {"cos", &scratch.cos},
+                                   {"sin", &scratch.sin},
+                                   {"normed", &scratch.normed},
                                    {"qkv", &scratch.qkv},
                                    {"attended", &scratch.attended},
                                    {"lse", &scratch.lse},
@@ -122,7 +162,14 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
   const bool every = keeps_all(keep, count, rows);
   require_dims("logits", logits, 2);
   require_size("logits", logits, 0, count);
-
+  std::vector<Lookup> lookups;
+  lookups.emplace_back("tables.cos", step.tables.cos, "positions", positions, scratch.cos);
+  lookups.emplace_back("tables.sin", step.tables.sin, "positions", positions, scratch.sin);
+  if (step.ids) {
+    FASTSI_CHECK(embedding_, "ids: this decoder has no embedding");
+    const auto* ids = vector_of<std::int64_t>("ids", *step.ids, DType::i64, rows);
+    lookups.emplace_back("embedding", *embedding_, "ids", ids, all);
+  }
   const auto attend = [&](std::size_t i) {
     const DecoderLayer& layer = layers_[i];
     KvCache cache{step.k_caches[i], step.v_caches[i]};
@@ -134,7 +181,8 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
     }
     rms_norm(all, layer.before.weight, layer.before.eps, nullptr, scratch.normed, threads);
     product(scratch.normed, layer.qkv, {}, scratch.qkv, threads);
-    rope_kv_write(heads.q, heads.k, heads.v, step.tables, norms, cache, step.slots, threads);
+    rope_kv_write(heads.q, heads.k, heads.v, {scratch.cos, scratch.sin}, norms, cache, step.slots,
+                  threads);
     segment_attention(heads.q, cache, plan, layer.attention, heads.out, scratch.lse, threads);
   };
   // What follows attention, for all rows or for those in `index`, whose residual `hidden` holds.
@@ -148,13 +196,14 @@ void Decoder::forward(const DecoderStep& step, const SegmentPlan& plan,
     product(gated, layer.down, {&hidden}, hidden, threads);
   };
   with_team(threads, [&] {
+    for (const Lookup& lookup : lookups) lookup.run(threads);
     for (std::size_t i = 0; i < layers; ++i) {
       attend(i);
       if (i + 1 < layers) finish(layers_[i], all, nullptr);
     }
     // The last layer's rows without logits were wanted for their keys and values alone.
     const TensorView& hidden = every ? all : scratch.kept;
-    if (!every) gather(all, keep, scratch.kept);
+    if (!every) Lookup("hidden", all, "keep", keep, scratch.kept).run(threads);
     if (layers > 0) finish(layers_.back(), hidden, every ? nullptr : &step.keep);
     const TensorView normed = first_rows(scratch.normed, count);
     rms_norm(hidden, norm_.weight, norm_.eps, nullptr, normed, threads);

@@ -407,6 +407,7 @@ int main(int argc, char** argv) {
       fuzz::linear_int8();
       fuzz::kv_write_int8();
       fuzz::attention_int8();
+      fuzz::decoder();
       fuzz::match_stop();
       fuzz_parallel();
       fuzz_team();

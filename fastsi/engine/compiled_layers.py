@@ -1,4 +1,4 @@
-"""The pass of a `FusedDecoder`, from embedded tokens to logits, in one call of the extension.
+"""The pass of a `FusedDecoder`, from tokens to logits, in one call of the extension.
 
 Called one by one from Python, the eight ops of a layer cost a small model a third of its step.
 Importing this module loads the extension.
@@ -7,12 +7,15 @@ Importing this module loads the extension.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from fastsi import _ext
 from fastsi.engine.attention import StepContext
+from fastsi.engine.buffers import Buffers, buffer
 from fastsi.engine.packed_layers import PackedLayers
 from fastsi.ops._view import view
 from fastsi.ops.segment_attention._cpu import checked_plan
@@ -24,6 +27,25 @@ if TYPE_CHECKING:
 _ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_tanh": 3}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scratch:
+    """Views of memory for a number of rows: the steps of a call hardly ever change it."""
+
+    held: Buffers
+    rows: int
+    kept: int
+    tables: tuple[torch.Tensor, torch.Tensor]
+    hidden: torch.Tensor
+    views: list[_C.TensorView]
+    table_views: list[_C.TensorView]
+
+    def fits(
+        self, held: Buffers, rows: int, kept: int, tables: tuple[torch.Tensor, torch.Tensor]
+    ) -> bool:
+        same = self.held is held and self.tables is tables
+        return same and (self.rows, self.kept) == (rows, kept)
+
+
 class CompiledLayers:
     """The layers as the extension reads them, over memory that this object keeps alive.
 
@@ -31,49 +53,81 @@ class CompiledLayers:
     making; norms are read from the model's own memory.
     """
 
-    def __init__(self, layers: Sequence[Layer], norm: Norm, head: PackedLayers) -> None:
+    def __init__(
+        self, embed: nn.Module, layers: Sequence[Layer], norm: Norm, head: PackedLayers
+    ) -> None:
         self._core = _ext.core()
         self._held: list[object] = []
         self._seen: tuple[Sequence[torch.Tensor] | None, ...] = (None,) * 4
         self._views: list[list[_C.TensorView]] = []
+        self._embed = embed
+        self._looks_up = _is_lookup(embed)
+        self._columns = _columns(layers[0])
+        self._scratch: _Scratch | None = None
         made = [self._layer(layer) for layer in layers]
-        self._decoder = self._core.Decoder(made, self._norm(norm), self._linear(head))
+        weight = self._vector(embed.weight) if self._looks_up else None  # type: ignore[arg-type]
+        self._decoder = self._core.Decoder(weight, made, self._norm(norm), self._linear(head))
 
     def forward(
         self,
-        hidden: torch.Tensor,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
         tables: tuple[torch.Tensor, torch.Tensor],
         context: StepContext,
         keep: torch.Tensor,
-        scratch: Sequence[torch.Tensor],
+        held: Buffers,
         logits: torch.Tensor,
     ) -> None:
-        """Run the layers, the last norm and the head.
+        """Run the embedding, the layers, the last norm and the head.
 
         Args:
-            hidden: embedded tokens [R, H], contiguous float32; overwritten.
-            tables: cos and sin [R, rotary].
+            ids: int64 [R].
+            positions: int64 [R].
+            tables: cos and sin [P, rotary] by position.
             context: caches, slots and plan of the step.
             keep: int64 [L], rows whose logits are wanted.
-            scratch: see ``DecoderScratch`` in csrc/include/fastsi/decoder.h.
-            logits: [L, vocab], written.
+            held: memory for results between ops.
+            logits: float32 [L, vocab], written.
 
         Raises:
-            ValueError: shapes or types disagree.
+            ValueError: shapes or types disagree, or a token or position is none.
         """
         plan = checked_plan(context.plan, context.k[0].shape[2])
-        normed, qkv, attended, lse, gated, kept = map(view, scratch)
+        scratch = self._scratch
+        if scratch is None or not scratch.fits(held, len(ids), len(keep), tables):
+            made = self._make_scratch(logits, len(ids), len(keep), tables, held)
+            scratch = self._scratch = made
+        if not self._looks_up:
+            scratch.hidden.copy_(self._embed(ids))
         self._decoder.forward(
-            view(hidden),
+            view(ids) if self._looks_up else None,
+            view(positions),
             view(keep),
-            *map(view, tables),
+            *scratch.table_views,
             *self._caches(context),
             view(context.slots),
             plan,
-            (normed, qkv, attended, lse, gated, kept),
+            scratch.views,
             view(logits),
             torch.get_num_threads(),
         )
+
+    def _make_scratch(
+        self,
+        like: torch.Tensor,
+        rows: int,
+        kept: int,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        held: Buffers,
+    ) -> _Scratch:
+        """See ``DecoderScratch`` in csrc/include/fastsi/decoder.h."""
+        rotary = tables[0].shape[1]
+        columns = {"hidden": self._columns["normed"], "cos": rotary, "sin": rotary} | self._columns
+        sizes = {name: (rows, count) for name, count in columns.items()}
+        sizes["kept"] = kept, columns["hidden"]
+        made = [buffer(held, name, size, like.dtype, like.device) for name, size in sizes.items()]
+        views = list(map(view, made))
+        return _Scratch(held, rows, kept, tables, made[0], views, list(map(view, tables)))
 
     def _caches(self, context: StepContext) -> list[list[_C.TensorView]]:
         """Views of the caches and their scales, made once for a pool: a step has hundreds."""
@@ -119,3 +173,20 @@ class CompiledLayers:
         kept = tensor.detach().contiguous()
         self._held.append(kept)
         return view(kept)
+
+
+def _is_lookup(embed: nn.Module) -> bool:
+    """Whether the rows of the weight are all that the module gives: some scale them."""
+    if type(embed) is not nn.Embedding or embed.max_norm is not None:
+        return False
+    return embed.weight.dtype in (torch.float32, torch.bfloat16)
+
+
+def _columns(layer: Layer) -> dict[str, int]:
+    return {
+        "normed": len(layer.before.weight),
+        "qkv": layer.qkv.out_features,
+        "attended": layer.call.q_heads * layer.call.shape.head_dim,
+        "lse": layer.call.q_heads,
+        "gated": layer.gate_up.out_features,
+    }

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from fastsi import ops
 from fastsi.engine import packed_layers
 from fastsi.engine.attention import LayerCall, StepContext
+from fastsi.engine.buffers import Buffers, buffer
 from fastsi.engine.module_swaps import MLP_PARTS, activation_of
 from fastsi.engine.packed_layers import PackedLayers, Stamper
-from fastsi.ops._memory import reserve
 
 if TYPE_CHECKING:
     from fastsi.engine.compiled_layers import CompiledLayers
@@ -32,8 +32,6 @@ _DECODER = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _LAYER_OPS = ("norm_rope_act", "linear", "segment_attention")
 _FIRST_POSITIONS = 1024
 _Run = Callable[..., torch.Tensor]
-Buffers = dict[str, torch.Tensor]
-"""Results between ops, by name."""
 
 
 class NotFused(Exception):
@@ -141,13 +139,12 @@ class FusedDecoder:
 
     def reserve(self, rows: int) -> Buffers:
         """Memory for passes of up to ``rows`` rows that stays where it is."""
-        like = self._norm.weight.new_empty(rows, 1)
         sizes = {"normed": len(self._norm.weight), "logits": self._head.out_features}
         sizes["qkv"] = max(layer.qkv.out_features for layer in self._layers)
         sizes["gated"] = max(layer.gate_up.out_features for layer in self._layers)
         made: Buffers = {}
         for name, columns in sizes.items():
-            _buffer(made, name, like, columns)
+            buffer(made, name, (rows, columns), self.dtype, self._norm.own.device)
         return made
 
     @property
@@ -207,12 +204,17 @@ class FusedDecoder:
         """
         held = self._buffers if buffers is None else buffers
         run: _Run = PackedLayers.plain if plain else PackedLayers.__call__
-        tables = self._rotations(positions)
-        hidden = self._embed(ids).to(self.dtype)
-        logits = _buffer(held, "logits", hidden, self._head.out_features, len(keep))
-        if not plain and self._in_one_call(hidden):
-            self._run_compiled(hidden, tables, context, keep, held, logits)
+        tables = self._rotary_tables_for(positions)
+        shape = len(keep), self._head.out_features
+        logits = buffer(held, "logits", shape, self.dtype, ids.device)
+        if not plain and self._in_one_call(logits):
+            if self._compiled is None:
+                self._compiled = self._compile()
+            self._compiled.forward(ids, positions, tables, context, keep, held, logits)
             return logits
+        hidden = self._embed(ids).to(self.dtype)
+        cos, sin = tables
+        tables = cos[positions], sin[positions]
         kept = self._run_ops(hidden, tables, context, keep, run, held)
         ops.rms_norm(kept, self._norm.weight, self._norm.eps, out=kept)
         return run(self._head, kept, out=logits)
@@ -230,52 +232,36 @@ class FusedDecoder:
 
         Returns the rows ``keep``; of the others the last layer has only written keys and values.
         """
-        normed = _buffer(held, "normed", hidden, hidden.shape[1])
+
+        def made(name: str, columns: int) -> torch.Tensor:
+            return buffer(held, name, (len(hidden), columns), hidden.dtype, hidden.device)
+
+        normed = made("normed", hidden.shape[1])
         for number, layer in enumerate(self._layers):
             ops.rms_norm(hidden, layer.before.weight, layer.before.eps, out=normed)
-            qkv = _buffer(held, "qkv", hidden, layer.qkv.out_features)
+            qkv = made("qkv", layer.qkv.out_features)
             attended = _attend(layer, number, run(layer.qkv, normed, out=qkv), tables, context)
             if number + 1 == len(self._layers):
                 attended, hidden, normed = attended[keep], hidden[keep], normed[: len(keep)]
             run(layer.output, attended, residual=hidden, out=hidden)
             ops.rms_norm(hidden, layer.between.weight, layer.between.eps, out=normed)
-            gated = _buffer(held, "gated", hidden, layer.gate_up.out_features)
+            gated = made("gated", layer.gate_up.out_features)
             run(layer.gate_up, normed, activation=layer.activation, out=gated)
             run(layer.down, gated, residual=hidden, out=hidden)
         return hidden
 
-    def _in_one_call(self, hidden: torch.Tensor) -> bool:
+    def _in_one_call(self, rows: torch.Tensor) -> bool:
         """Whether the layers share their scratch memory and every op would run on the extension."""
-        return self.alike and all(ops.chosen_backend(op, hidden) == "cpu" for op in _LAYER_OPS)
+        return self.alike and ops.all_run_on("cpu", _LAYER_OPS, rows)
 
-    def _run_compiled(
-        self,
-        hidden: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        context: StepContext,
-        keep: torch.Tensor,
-        held: Buffers,
-        logits: torch.Tensor,
-    ) -> None:
-        """`_run_ops`, norm and head in one call of the extension, with the same bits."""
-        if self._compiled is None:
-            from fastsi.engine.compiled_layers import CompiledLayers
+    def _compile(self) -> CompiledLayers:
+        """`_run_ops` with what comes before and after in one call, with the same bits."""
+        from fastsi.engine.compiled_layers import CompiledLayers
 
-            self._compiled = CompiledLayers(self._layers, self._norm, self._head)
-        layer, shape = self._layers[0], self._layers[0].call.shape
-        columns = {
-            "normed": hidden.shape[1],
-            "qkv": layer.qkv.out_features,
-            "attended": layer.call.q_heads * shape.head_dim,
-            "lse": layer.call.q_heads,
-            "gated": layer.gate_up.out_features,
-        }
-        scratch = [_buffer(held, name, hidden, count) for name, count in columns.items()]
-        scratch.append(_buffer(held, "kept", hidden, hidden.shape[1], len(keep)))
-        self._compiled.forward(hidden, tables, context, keep, scratch, logits)
+        return CompiledLayers(self._embed, self._layers, self._norm, self._head)
 
-    def _rotations(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [R, rotary] of the rows, from tables made by the model's own module.
+    def _rotary_tables_for(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [P, rotary] of P positions, these among them, made by the model's own module.
 
         On a GPU for every position at once: asking for the largest would wait for the device.
         """
@@ -283,33 +269,18 @@ class FusedDecoder:
             if self._tables is None:
                 self._tables = self._rotary_tables(self._longest)
                 self.version += 1
-        elif self._tables is None or int(positions.max()) >= len(self._tables[0]):
+        elif self._tables is None or positions.numpy().max() >= len(self._tables[0]):
             # Not past the longest sequence: some RoPE variants change there.
             last = int(positions.max())
             count = min(max(_FIRST_POSITIONS, 2 * last), max(self._longest, last + 1))
             self._tables = self._rotary_tables(count)
-        cos, sin = self._tables
-        return cos[positions], sin[positions]
+        return self._tables
 
     def _rotary_tables(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         like = self._norm.own  # tables are as exact as the model itself makes them
         positions = torch.arange(count, device=like.device)[None]
         cos, sin = self._rotary(like.new_empty(1, 1, 1), positions)
         return cos[0].to(self.dtype).contiguous(), sin[0].to(self.dtype).contiguous()
-
-
-def _buffer(
-    held: Buffers, name: str, like: torch.Tensor, columns: int, count: int | None = None
-) -> torch.Tensor:
-    """Memory [count, columns] of the kind of ``like``, as long by default, kept between steps.
-
-    Fresh pages for 50 MB of logits take milliseconds on a CPU.
-    """
-    rows = len(like) if count is None else count
-    found = held.get(name)
-    if found is None or found.shape[0] < rows or found.shape[1] != columns:
-        found = held[name] = reserve((rows, columns), like.dtype, like.device)
-    return found[:rows]
 
 
 def _attend(

@@ -87,7 +87,8 @@ class Step:
     sharing: Sharing
     """``tree`` makes one segment per node, else every row gets segments of its own."""
     draw_slots: Int
-    """Table slots that draw a token: the decode rows, then the chunks' draws."""
+    """Table slots that draw a token: the decode rows, then the chunks' draws. `RowTable.active`
+    itself where only those draw."""
     draw_rows: Int
     """For each of them, its row of the logits."""
     chunk_logits: list[range]
@@ -113,7 +114,7 @@ class Step:
 
 
 class NodeTable:
-    """The locked nodes of the prefix tree as arrays, made anew only when locks change."""
+    """The locked nodes of the prefix tree as arrays, until locks or what is filled change."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
@@ -126,12 +127,37 @@ class NodeTable:
         self.start = column(n.start for n in nodes)
         self.offset = column(n.page_offset for n in nodes)
         self.num_pages = column(len(n.pages) for n in nodes)
+        self.filled = column(n.filled for n in nodes)
+        """Tokens of each node in the cache."""
         self.first_page = np.cumsum(self.num_pages) - self.num_pages
         self.pages = np.asarray([page for n in nodes for page in n.pages], dtype=np.int32)
 
-    def filled(self) -> Int:
-        """Tokens of each node in the cache now."""
-        return np.fromiter((n.filled for n in self.nodes), dtype=np.int64, count=len(self.nodes))
+        self._last: tuple[Int, Sharing, _Block] | None = None
+
+    def over(self, slots: Int, tin: Int, sharing: Sharing) -> _Block:
+        """Segments over the rows of decoding paths alone, kept while the same paths decode.
+
+        Args:
+            slots: `RowTable.active`, which is another array whenever it changes.
+            tin: of these rows.
+            sharing: see `Step`.
+        """
+        last = self._last
+        if last is None or last[0] is not slots or last[1] != sharing:
+            last = self._last = slots, sharing, _node_segments(self, [], tin, sharing)
+        return last[2]
+
+
+_Block = tuple[npt.NDArray[np.int32], Int, Int]
+"""Pages of some segments, how many each has, and their columns as `_Spans` has them."""
+
+
+def _block(pages: npt.NDArray[np.int32], num_pages: Int, *columns: Int | int) -> _Block:
+    """As many segments as ``num_pages`` has entries; a column may be one number."""
+    block = np.empty((len(columns), len(num_pages)), dtype=np.int64)
+    for row, values in enumerate(columns):
+        block[row] = values
+    return pages, num_pages, block
 
 
 @dataclass(slots=True)
@@ -143,14 +169,12 @@ class _Spans:
     columns: list[Int] = field(default_factory=list)
     """[7, segments]: offset, kv_len, kv_start, row_begin, row_end, causal, per_path."""
 
-    def add(self, pages: npt.NDArray[np.int32], num_pages: Int, *columns: Int | int) -> None:
-        """Add as many segments as ``num_pages`` has entries; a column may be one number."""
-        block = np.empty((len(columns), len(num_pages)), dtype=np.int64)
-        for row, values in enumerate(columns):
-            block[row] = values
+    def add(self, block: _Block) -> None:
+        """Add segments after those that are there."""
+        pages, num_pages, columns = block
         self.pages.append(pages)
         self.num_pages.append(num_pages)
-        self.columns.append(block)
+        self.columns.append(columns)
 
     def finish(self, row_pos: Int) -> SegmentArrays:
         counts = np.concatenate(self.num_pages)
@@ -177,16 +201,20 @@ def build_step(
         count = len(chunk.logit_rows(0))
         chunk_logits.append(range(at, at + count))
         at += count
+    draw_slots, draw_rows = slots, np.arange(len(slots))
     drawn = [(s, rows[-1]) for c, rows in zip(chunks, chunk_logits, strict=True) for s in c.draws]
-    more = np.asarray(drawn, dtype=np.int64).reshape(-1, 2)
+    if drawn:
+        more = np.asarray(drawn, dtype=np.int64)
+        draw_slots = np.concatenate([slots, more[:, 0]])
+        draw_rows = np.concatenate([draw_rows, more[:, 1]])
     return Step(
         table=table,
         chunks=chunks,
         nodes=nodes,
         page_size=page_size,
         sharing=sharing,
-        draw_slots=np.concatenate([slots, more[:, 0]]),
-        draw_rows=np.concatenate([np.arange(len(slots)), more[:, 1]]),
+        draw_slots=draw_slots,
+        draw_rows=draw_rows,
         chunk_logits=chunk_logits,
     )
 
@@ -210,7 +238,10 @@ def _build_rows(step: Step, spare_pages: int) -> StepRows:
     place = np.arange(len(positions)) if order is None else np.argsort(order)
     first_rows = place[len(slots) + np.cumsum(sizes) - sizes] if chunks else sizes
     spans = _Spans()
-    _node_segments(spans, step.nodes, chunks, tin, step.sharing)
+    if chunks:
+        spans.add(_node_segments(step.nodes, chunks, tin, step.sharing))
+    else:
+        spans.add(step.nodes.over(slots, tin, step.sharing))
     _path_segments(spans, chunks, first_rows, page_size)
     if len(slots):
         _decode_segments(spans, table, suffix, place[: len(slots)], page_size, spare_pages)
@@ -238,13 +269,11 @@ def _row_order(table: RowTable, slots: Int, chunks: list[Chunk], sizes: Int) -> 
     return np.lexsort((index, request, tin))
 
 
-def _node_segments(
-    spans: _Spans, nodes: NodeTable, chunks: list[Chunk], tin: Int, sharing: Sharing
-) -> None:
+def _node_segments(nodes: NodeTable, chunks: list[Chunk], tin: Int, sharing: Sharing) -> _Block:
     """Topmost first: a segment per node over the rows below it, or one per node and row."""
     filling = {id(c.node): len(c.tokens) for c in chunks if c.node is not None}
     fresh = np.asarray([filling.get(id(node), 0) for node in nodes.nodes] if filling else 0)
-    kv_len = nodes.filled() + fresh
+    kv_len = nodes.filled + fresh
     causal = np.broadcast_to(fresh > 0, kv_len.shape).astype(np.int64)
     begin = np.searchsorted(tin, nodes.tin, side="left")
     end = np.searchsorted(tin, nodes.tout, side="right")
@@ -260,7 +289,7 @@ def _node_segments(
         last = first + 1
     pages = nodes.pages[np.repeat(spread(nodes.first_page), num_pages) + _ramp(num_pages)]
     columns = (spread(nodes.offset), spread(kv_len), spread(nodes.start))
-    spans.add(pages, num_pages, *columns, first, last, spread(causal), 0)
+    return _block(pages, num_pages, *columns, first, last, spread(causal), 0)
 
 
 def _ramp(lengths: Int) -> Int:
@@ -277,7 +306,7 @@ def _path_segments(spans: _Spans, chunks: list[Chunk], first_rows: Int, page_siz
         kv_len = chunk.start + length - prompt_len
         pages = np.asarray(chunk.path.pages[: -(-kv_len // page_size)], dtype=np.int32)
         count = np.asarray([len(pages)])
-        spans.add(pages, count, 0, kv_len, prompt_len, first, first + length, 1, 1)
+        spans.add(_block(pages, count, 0, kv_len, prompt_len, first, first + length, 1, 1))
 
 
 def _decode_segments(
@@ -290,4 +319,5 @@ def _decode_segments(
     if wide.shape[1] < int(held.max()):
         wide = np.pad(wide, ((0, 0), (0, int(held.max()) - wide.shape[1])))
     pages = wide[np.arange(wide.shape[1]) < held[:, None]]
-    spans.add(pages, held, 0, suffix + 1, table.prompt_len[slots], begin, begin + 1, 0, 1)
+    columns = (0, suffix + 1, table.prompt_len[slots], begin, begin + 1, 0, 1)
+    spans.add(_block(pages, held, *columns))

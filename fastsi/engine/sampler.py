@@ -35,6 +35,17 @@ class Drawn:
     """int64 [D], in host memory: which entry belongs to each drawing slot of the step."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """Settings on the device of the paths that drew last: most steps draw for the same ones."""
+
+    slots: Int
+    """`Step.draw_slots` itself, which is another array whenever a slot changes its path."""
+    settings: dict[str, torch.Tensor]
+    scored: bool
+    adjusted: bool
+
+
 class Sampler:
     """Draws from each path's own stream."""
 
@@ -43,6 +54,7 @@ class Sampler:
         self._mode = mode
         self.last = torch.zeros(capacity + 1, dtype=torch.int64, device=device)
         """The token last drawn in each table slot; one more entry takes what nobody reads."""
+        self._kept: _Kept | None = None
 
     def draw(self, logits: torch.Tensor, table: RowTable, slots: Int, rows: Int) -> Drawn:
         """Launch the draw of one token per slot; waits for nothing.
@@ -53,18 +65,28 @@ class Sampler:
             slots: D table slots.
             rows: the row of ``logits`` each slot draws from, int64 [D].
         """
-        settings = self.settings(table, slots, rows)
-        sent = to_device(settings, logits.device)
-        adjust = _adjustments(table, slots, logits.device)
-        scored = self.needs_scores(settings)
-        token, logprob = self.sample(logits, sent, adjust=adjust, scored=scored)
+        kept = self._kept
+        if kept is None or kept.slots is not slots:
+            kept = self._kept = self._fixed(table, slots, logits.device)
+        moving = {"position": table.num_out[slots], "draw_rows": rows}
+        sent = kept.settings | to_device(moving, logits.device)
+        adjust = _adjustments(table, slots, logits.device) if kept.adjusted else None
+        token, logprob = self.sample(logits, sent, adjust=adjust, scored=kept.scored)
         return Drawn(sent["draw_slots"], token, logprob, sent["draw_rows"], np.arange(len(slots)))
 
     def settings(self, table: RowTable, slots: Int, rows: Int) -> dict[str, Array]:
         """All that `sample` reads besides the logits, one array per field."""
+        return self._paths(table, slots) | {"position": table.num_out[slots], "draw_rows": rows}
+
+    def _paths(self, table: RowTable, slots: Int) -> dict[str, Array]:
+        """What does not change from token to token."""
         fields: dict[str, Array] = {name: getattr(table, name)[slots] for name in _PARAMS}
-        fields["plain"] = self._as_drawn(table, slots)
-        return fields | {"position": table.num_out[slots], "draw_slots": slots, "draw_rows": rows}
+        return fields | {"plain": self._as_drawn(table, slots), "draw_slots": slots}
+
+    def _fixed(self, table: RowTable, slots: Int, device: torch.device) -> _Kept:
+        fields = self._paths(table, slots)
+        scored, adjusted = self.needs_scores(fields), bool(table.adjusted[slots].any())
+        return _Kept(slots, to_device(fields, device), scored=scored, adjusted=adjusted)
 
     def needs_scores(self, settings: Mapping[str, Array]) -> bool:
         """Whether some reported log-prob is not that of the draw."""

@@ -47,7 +47,7 @@ class Scheduler:
         self._waiting: deque[Group] = deque()
         self._admitted: list[Group] = []
         self._nodes: NodeTable | None = None
-        """Locked nodes; None when locks have changed."""
+        """Locked nodes; None when locks or what is filled have changed."""
 
     @property
     def has_work(self) -> bool:
@@ -365,6 +365,7 @@ class Scheduler:
             count, path = len(chunk.tokens), chunk.path
             if chunk.node is not None:
                 chunk.node.filled += count
+                self._nodes = None
             done += [scored for scored in chunk.scores if scored.num_inputs == 0]
             self._stats.prefilled_tokens += count if chunk.slots[0] >= 0 else 0
             if path is None:

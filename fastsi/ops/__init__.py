@@ -3,7 +3,7 @@
 ``explain(op, *tensors)`` says which backend a call uses and why not the others.
 """
 
-from fastsi.ops._registry import chosen_backend, explain
+from fastsi.ops._registry import all_run_on, chosen_backend, explain
 from fastsi.ops.kv_write.api import kv_write
 from fastsi.ops.linear.api import linear
 from fastsi.ops.linear.packed import PackedWeight, pack_weight
@@ -36,6 +36,7 @@ __all__ = [
     "TopLogprobs",
     "VoteOptions",
     "act_mul",
+    "all_run_on",
     "answer_end",
     "chosen_backend",
     "explain",

@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -227,8 +227,18 @@ def choose(
 
 def chosen_backend(op: str, *tensors: torch.Tensor, backend: str = "auto") -> str:
     """Name of the backend that a call of ``op`` with these tensors would use, as `choose`."""
+    return _backend_for(op, facts(*tensors), backend)
+
+
+def all_run_on(backend: str, ops: Iterable[str], *tensors: torch.Tensor) -> bool:
+    """Whether calls of all these ops with these tensors would use that backend."""
+    seen = facts(*tensors)
+    return all(_backend_for(op, seen, "auto") == backend for op in ops)
+
+
+def _backend_for(op: str, facts: Facts, backend: str) -> str:
     function = FUNCTIONS.get(op, (op,))[0]
-    return _BACKEND_OF[choose(op, facts(*tensors), backend, function).__module__]
+    return _BACKEND_OF[choose(op, facts, backend, function).__module__]
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fastsi import _ext, ops
 from fastsi.api import builtin_model
@@ -133,6 +134,28 @@ def test_logits_keys_and_values_are_equal_on_every_instruction_set(
                 assert torch.equal(got, want)
 
 
+class Scaled(nn.Embedding):
+    """Gives other values than its weight's rows."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def test_an_embedding_that_scales_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("llama", 6)
+    plain, _ = passes(LLM(model, kv_cache_tokens=1024), 33)
+    model.get_input_embeddings().__class__ = Scaled
+    llm = LLM(model, kv_cache_tokens=1024)
+    assert llm.stats()["model"]["forward"] == "fused"
+    together, caches = passes(llm, 33)
+    assert not torch.equal(together, plain)
+    one_by_one(monkeypatch)
+    expected, expected_caches = passes(llm, 33)
+    assert torch.equal(together, expected)
+    for got, want in zip(caches, expected_caches, strict=True):
+        assert torch.equal(got, want)
+
+
 def test_the_reference_backend_runs_op_by_op(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSI_BACKEND", "reference")
     norms = Calls(monkeypatch, "rms_norm")
@@ -143,7 +166,10 @@ def test_the_reference_backend_runs_op_by_op(monkeypatch: pytest.MonkeyPatch) ->
     assert norms.count - before == 2 * len(llm._runner.layers) + 1
 
 
-@pytest.mark.parametrize("name", ["input_layernorm.weight", "q_norm.weight", "down_proj.weight"])
+@pytest.mark.parametrize(
+    "name",
+    ["input_layernorm.weight", "q_norm.weight", "down_proj.weight", "embed_tokens.weight"],
+)
 @pytest.mark.parametrize("way", ["in place", "new storage"])
 def test_new_weights_are_seen_and_old_memory_is_not_read(
     name: str, way: str, monkeypatch: pytest.MonkeyPatch
@@ -171,7 +197,10 @@ def test_new_weights_are_seen_and_old_memory_is_not_read(
         ("slot", r"slots\[0\]: is 999, must be in -1..191"),
         ("scratch", "gated: dimension 0 is 3, must be 4"),
         ("heads", "qkv: has 8 columns, must hold"),
-        ("hidden", r"weight: dimension 0 is \d+, must be \d+"),
+        ("hidden", r"embedding: dimension 1 is \d+, must be \d+"),
+        ("id", r"ids: entry 1 is 999, embedding has \d+ rows"),
+        ("no id", r"ids: entry 1 is -1, embedding has \d+ rows"),
+        ("position", r"positions: entry 2 is 10000, tables.cos has \d+ rows"),
         ("keep", "keep: entry 1 is 4, there are 4 rows"),
         ("kept", "kept: dimension 0 is 1, must be 2"),
         ("logits", r"logits: dimension 0 is 3, must be 2"),
@@ -193,34 +222,40 @@ def test_what_does_not_fit_is_refused(fault: str, message: str) -> None:
     width = first.before.weight.shape[0]
     caches = [view(kept := torch.zeros(3, shape.kv_heads, 64, shape.head_dim))] * 3
     assert fused._tables is not None
-    hidden = torch.zeros(4, width + 1 if fault == "hidden" else width)
+    rotary = fused._tables[0].shape[1]
+    hidden = width + 1 if fault == "hidden" else width
     scratch = [
-        torch.zeros(4, hidden.shape[1]),
+        torch.zeros(4, hidden),
+        torch.zeros(4, rotary),
+        torch.zeros(4, rotary),
+        torch.zeros(4, hidden),
         torch.zeros(4, 8 if fault == "heads" else columns),
         torch.zeros(4, queries),
         torch.zeros(4, queries // shape.head_dim),
         torch.zeros(3 if fault == "scratch" else 4, first.gate_up.out_features),
-        torch.zeros(1 if fault == "kept" else 2, hidden.shape[1]),
+        torch.zeros(1 if fault == "kept" else 2, hidden),
     ]
+    ids = torch.tensor([1, {"id": 999, "no id": -1}.get(fault, 2), 3, 4])
+    positions = torch.tensor([0, 1, 10000 if fault == "position" else 2, 3])
     keep = torch.tensor([0, 4 if fault == "keep" else 3])
     logits = torch.zeros(3 if fault == "logits" else 2, fused._head.out_features)
     slots = torch.tensor([999 if fault == "slot" else 0, 1, 2, 3])
-    tables = [table[:4].contiguous() for table in fused._tables]
     columns_of_plan = [[0, 1], [0], [0], [4], [0], [0], [4], [1], [0], [0, 1, 2, 3]]
     fields = [torch.tensor(values, dtype=torch.int32) for values in columns_of_plan]
     plan = _ext.core().SegmentPlan(*map(view, fields), 64)
     with pytest.raises(ValueError, match=message):
         compiled._decoder.forward(
-            view(hidden),
+            view(ids),
+            view(positions),
             view(keep),
-            *map(view, tables),
+            *map(view, fused._tables),
             caches[:2] if fault == "caches" else caches,
             caches,
             [view(torch.zeros(3, shape.kv_heads, 64))] if fault == "scales" else [],
             [],
             view(slots),
             plan,
-            tuple(map(view, scratch)),
+            list(map(view, scratch)),
             view(logits),
             1,
         )

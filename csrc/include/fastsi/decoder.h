@@ -1,4 +1,4 @@
-// A pass of a decoder built like Llama in one call, from embedded tokens to logits: the same
+// A pass of a decoder built like Llama in one call, from tokens to logits: the same
 // functions, in the same order, as fastsi/engine/fused_decoder.py calls one by one, so the bits are
 // the same.
 #pragma once
@@ -42,28 +42,32 @@ struct DecoderLayer {
   DecoderLinear down;
 };
 
-// What changes from step to step, for R rows, of which the L rows `keep` (int64) get logits. hidden
-// [R, H] is overwritten; caches are one per layer.
+// What changes from step to step, for R rows, of which the L rows `keep` (int64) get logits.
+// Without ids (int64 [R]) the scratch holds embedded tokens. positions (int64 [R]) are rows of the
+// tables [positions, rotary]; caches are one per layer.
 struct DecoderStep {
-  TensorView hidden, keep;
+  std::optional<TensorView> ids;
+  TensorView positions, keep;
   RopeTables tables;
   std::vector<TensorView> k_caches, v_caches;
   std::vector<TensorView> k_scales, v_scales;  // empty unless the caches are int8
   TensorView slots;
 };
 
-// Float32 memory that every layer writes anew, each [R, columns] and contiguous: normed H, qkv as
-// many as its features, attended and lse for the queries' elements and heads, gated half of the
-// pair's features; and kept [L, H].
+// Float32 memory, each [R, columns] and contiguous: hidden and normed H, cos and sin as the tables,
+// qkv as many as its features, attended and lse for the queries' elements and heads, gated half of
+// the pair's features; and kept [L, H].
 struct DecoderScratch {
-  TensorView normed, qkv, attended, lse, gated, kept;
+  TensorView hidden, cos, sin, normed, qkv, attended, lse, gated, kept;
 };
 
 // The views point to memory that the caller keeps alive as long as this object is used.
 class Decoder {
  public:
-  Decoder(std::vector<DecoderLayer> layers, DecoderNorm norm, DecoderLinear head)
-      : layers_(std::move(layers)), norm_(norm), head_(std::move(head)) {}
+  // embedding: [vocabulary, H] float32 or bfloat16, or nothing if no step has ids.
+  Decoder(std::optional<TensorView> embedding, std::vector<DecoderLayer> layers, DecoderNorm norm,
+          DecoderLinear head)
+      : embedding_(embedding), layers_(std::move(layers)), norm_(norm), head_(std::move(head)) {}
 
   // logits [L, vocabulary]. Throws std::invalid_argument if a view does not fit; every function
   // called checks its own.
@@ -71,6 +75,7 @@ class Decoder {
                const TensorView& logits, int threads) const;
 
  private:
+  std::optional<TensorView> embedding_;
   std::vector<DecoderLayer> layers_;
   DecoderNorm norm_;
   DecoderLinear head_;
