@@ -47,6 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) != WORKER)
 
 
+def pytest_runtest_setup() -> None:
+    """Start torch's own generator anew: what a test draws must not depend on those before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """benchmarks/gpu/run_all.py, with the folders that it imports from on the path."""

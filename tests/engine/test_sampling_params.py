@@ -173,9 +173,10 @@ def test_a_folder_is_loaded_and_new_weights_are_seen(tmp_path: Path) -> None:
     greedy = {"temperature": 0, "max_tokens": 24}
     before = one(llm, **greedy).token_ids
     other = make_model("qwen2", 4, vocab_size=BYTE_VOCAB)
+    generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter.mul_(1.0 + 0.3 * torch.randn(parameter.shape))
+            parameter.mul_(1.0 + 0.3 * torch.randn(parameter.shape, generator=generator))
     own = LLM(other, tokenizer=byte_tokenizer(), kv_cache_tokens=2048)
     expected = one(own, **greedy).token_ids
     assert expected != before
