@@ -29,13 +29,14 @@ _ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_tanh": 3}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scratch:
-    """Views of memory for a number of rows: the steps of a call hardly ever change it."""
+    """Memory for a number of rows, and views of it: the steps of a call hardly ever change it."""
 
     held: Buffers
     rows: int
     kept: int
     tables: tuple[torch.Tensor, torch.Tensor]
-    hidden: torch.Tensor
+    tensors: list[torch.Tensor]
+    """Embedded tokens first; kept here, since ``held`` may get others when it grows."""
     views: list[_C.TensorView]
     table_views: list[_C.TensorView]
 
@@ -98,7 +99,7 @@ class CompiledLayers:
             made = self._make_scratch(logits, len(ids), len(keep), tables, held)
             scratch = self._scratch = made
         if not self._looks_up:
-            scratch.hidden.copy_(self._embed(ids))
+            scratch.tensors[0].copy_(self._embed(ids))
         self._decoder.forward(
             view(ids) if self._looks_up else None,
             view(positions),
@@ -127,7 +128,7 @@ class CompiledLayers:
         sizes["kept"] = kept, columns["hidden"]
         made = [buffer(held, name, size, like.dtype, like.device) for name, size in sizes.items()]
         views = list(map(view, made))
-        return _Scratch(held, rows, kept, tables, made[0], views, list(map(view, tables)))
+        return _Scratch(held, rows, kept, tables, made, views, list(map(view, tables)))
 
     def _caches(self, context: StepContext) -> list[list[_C.TensorView]]:
         """Views of the caches and their scales, made once for a pool: a step has hundreds."""
