@@ -53,5 +53,54 @@ FASTSI_INLINE void finish_row(const LinearTask& task, const float* sums, std::in
   }
 }
 
+// Finishes `rows` rows from `row` on, whose sums follow each other, each of kVectors vectors.
+using FinishRows = void (*)(const LinearTask& task, const float* sums, std::int64_t row, int rows,
+                            std::int64_t column);
+
+template <int kVectors>
+void finish_any(const LinearTask& task, const float* sums, std::int64_t row, int rows,
+                std::int64_t column) {
+  constexpr std::int64_t kWidth = kVectors * kLanes<float>;
+  for (int i = 0; i < rows; ++i) finish_row(task, sums + i * kWidth, row + i, column, kWidth);
+}
+
+// finish_row without its questions, for a panel whose columns are all there. A pair has no bias.
+template <int kVectors, Activation kind, bool kPair, bool kBias, bool kResidual>
+void finish_whole(const LinearTask& task, const float* sums, std::int64_t row, int rows,
+                  std::int64_t column) {
+  static_assert(!(kPair && kBias));
+  constexpr int W = kLanes<float>, kSums = kPair ? 2 : 1;
+  const std::int64_t at = column / kSums;
+  for (int i = 0; i < rows; ++i, ++row, sums += kVectors * W) {
+    float* out = task.out + row * task.out_stride + at;
+    for (int v = 0; v < kVectors / kSums; ++v) {
+      vf y = load(sums + v * kSums * W);
+      if constexpr (kBias) y = y + load(task.bias + at + v * W);
+      y = activate<float>(kind, y);
+      if constexpr (kPair) y *= load(sums + (v * kSums + 1) * W);
+      if constexpr (kResidual) y += load(task.residual + row * task.residual_stride + at + v * W);
+      store(out + v * W, y);
+    }
+  }
+}
+
+// For whole panels: what layers of decoders are, or any.
+template <int kVectors>
+FinishRows finish_whole_of(const LinearTask& task) {
+  using A = Activation;
+  const bool bias = task.bias != nullptr, residual = task.residual != nullptr;
+  if (task.pair) {
+    const bool plain = task.activation == A::silu && !bias && !residual;
+    return plain ? finish_whole<kVectors, A::silu, true, false, false> : finish_any<kVectors>;
+  }
+  if (task.activation != A::none) return finish_any<kVectors>;
+  if (bias) {
+    return residual ? finish_whole<kVectors, A::none, false, true, true>
+                    : finish_whole<kVectors, A::none, false, true, false>;
+  }
+  return residual ? finish_whole<kVectors, A::none, false, false, true>
+                  : finish_whole<kVectors, A::none, false, false, false>;
+}
+
 }  // namespace FASTSI_ISA
 }  // namespace fastsi

@@ -121,6 +121,7 @@ struct LinearPanels {
     auto* prepared = static_cast<const char*>(memory);
     auto* all_sums = reinterpret_cast<float*>(static_cast<char*>(memory) + rows * bytes);
     const auto* weights = static_cast<const float*>(task.weights);
+    const FinishRows whole = finish_whole_of<kVectors>(task);
     std::int64_t begin = 0;
     do {  // once where k is 0, so that the outputs are set
       const std::int64_t left = all - begin, steps = left < kPass ? left : kPass;
@@ -132,6 +133,7 @@ struct LinearPanels {
         const float* panel = weights + p * task.panel_stride + begin * kWidth;
         const std::int64_t kept = all <= kPass ? 0 : p - block.panel_first;
         const float* next = panel + task.panel_stride;
+        const FinishRows finish = (p + 1) * kWidth <= task.n ? whole : finish_any<kVectors>;
         int count = 0;
         for (std::int64_t r = 0; r < rows; r += count, next += share) {
           count = rows_together(rows - r);
@@ -144,9 +146,7 @@ struct LinearPanels {
           }
           float* sums = all_sums + (kept * rows + r) * kWidth;
           kMultiply[count](x, panel, steps, begin == 0, next, lines, sums);
-          if (steps < left) continue;
-          for (int i = 0; i < count; ++i)
-            finish_row(task, sums + i * kWidth, block.row_first + r + i, p * kWidth, kWidth);
+          if (steps == left) finish(task, sums, block.row_first + r, count, p * kWidth);
         }
       }
       begin += steps;
