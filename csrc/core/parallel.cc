@@ -12,37 +12,20 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <limits>
+#include <memory>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
 
+#include "parallel_loop.h"
+
 namespace fastsi {
 namespace {
-
-// One loop: threads take indices from a shared counter until none is left.
-struct Loop {
-  std::int64_t count;
-  LoopBody body;
-  void* context;
-  std::atomic<std::int64_t> next{0};
-  std::atomic<bool> failed{false};
-  std::exception_ptr error{};  // written by the thread that set `failed`
-
-  void run() noexcept {
-    for (;;) {
-      const std::int64_t index = next.fetch_add(1, std::memory_order_relaxed);
-      if (index >= count) return;
-      try {
-        body(context, index);
-      } catch (...) {
-        if (!failed.exchange(true)) error = std::current_exception();
-        next.store(count, std::memory_order_relaxed);
-      }
-    }
-  }
-};
 
 void pause_a_little(int turn) {
   constexpr int kSpins = 20000;  // some hundred microseconds
@@ -55,7 +38,9 @@ void pause_a_little(int turn) {
 // Threads of one parallel region that wait for the loops of its leader.
 class Team {
  public:
-  explicit Team(pthread_t leader) : leader_(leader) {}
+  Team(pthread_t leader, int threads) : leader_(leader), threads_(threads) {}
+
+  int threads() const { return threads_; }
 
   bool led_by_this_thread() const { return pthread_equal(leader_, pthread_self()) != 0; }
 
@@ -63,13 +48,14 @@ class Team {
   void run(Loop& loop) {
     loop_ = &loop;
     ++state_;  // odd: there is a loop
-    loop.run();
+    loop.run(0);
     ++state_;
     for (int turn = 0; helping_ != 0; ++turn) pause_a_little(turn);
   }
 
   // By the others, until the leader says `end`.
   void help() {
+    const int thread = ++joined_;  // the same in every loop, as then are the caches of its part
     std::uint64_t seen = 0;
     for (int turn = 0; !ended_; ++turn) {
       const std::uint64_t state = state_;
@@ -79,7 +65,7 @@ class Team {
       }
       // Either this is seen by the leader, who then waits, or the leader's next state is seen here.
       ++helping_;
-      if (state_ == state) loop_->run();
+      if (state_ == state) loop_->run(thread);
       --helping_;
       seen = state;
       turn = 0;
@@ -90,6 +76,8 @@ class Team {
 
  private:
   const pthread_t leader_;
+  const int threads_;
+  std::atomic<int> joined_{0};
   Loop* loop_ = nullptr;  // written while nobody helps
   // Apart from what the leader's stack holds beside them.
   alignas(64) std::atomic<std::uint64_t> state_{0};
@@ -226,6 +214,57 @@ struct Scratch {
   ~Scratch() { std::free(data); }
 };
 
+// A part for each of `threads` threads, of the calling thread; valid until its next loop. A loop
+// inside another one's body runs serially and has none.
+Part* thread_parts(int threads) {
+  thread_local std::unique_ptr<Part[]> parts;
+  thread_local int size = 0;
+  if (size < threads) {
+    parts.reset(new Part[threads]);
+    size = threads;
+  }
+  return parts.get();
+}
+
+void run_loop(std::int64_t count, std::int64_t most, bool shared, int threads, LoopBody body,
+              void* context) {
+  if (count > std::numeric_limits<std::uint32_t>::max()) {
+    throw std::length_error("parallel loop of " + std::to_string(count) + " indices");
+  }
+  const OpenMp& runtime = openmp();
+  const bool usable = runtime.usable() && !forked.load(std::memory_order_relaxed);
+  const bool nested = own_team == nullptr && (inside_own_pool || (usable && runtime.in_parallel()));
+  if (threads <= 1 || count <= 1 || nested) {
+    const std::int64_t step = shared ? count : most;
+    for (std::int64_t i = 0; i < count; i += step) body(context, i, std::min(i + step, count));
+    return;
+  }
+  if (own_team != nullptr) threads = own_team->threads();
+  const int num_parts = shared ? 1 : threads;
+  Part* parts = thread_parts(num_parts);
+  for (std::int64_t i = 0; i < num_parts; ++i) {
+    parts[i].set({static_cast<std::uint32_t>(count * i / num_parts),
+                  static_cast<std::uint32_t>(count * (i + 1) / num_parts)});
+  }
+  Loop loop{body, context, static_cast<std::uint32_t>(std::min(most, count)), parts, num_parts};
+  if (own_team != nullptr) {
+    Team* const led = own_team;
+    own_team = nullptr;  // a body that loops again runs serially
+    led->run(loop);
+    own_team = led;
+  } else if (usable) {
+    // Always the caller's full thread count: a smaller team would make the runtime end threads
+    // that torch's next loop starts again.
+    runtime.parallel([](void* data) { static_cast<Loop*>(data)->run(); }, &loop,
+                     static_cast<unsigned>(threads), 0);
+  } else {
+    inside_own_pool = true;  // a body that loops again runs serially
+    pool().run(loop, threads);
+    inside_own_pool = false;
+  }
+  if (loop.error) std::rethrow_exception(loop.error);
+}
+
 }  // namespace
 
 double serial_elements() { return own_team == nullptr ? kSerialElements : kSerialElements / 4; }
@@ -255,7 +294,7 @@ void with_team(int threads, void (*body)(void*), void* context) {
       own_team = nullptr;
       team.end();
     }
-  } region{Team(pthread_self()), body, context, nullptr};
+  } region{Team(pthread_self(), threads), body, context, nullptr};
   const auto enter = [](void* data) {
     auto* entered = static_cast<Region*>(data);
     if (entered->team.led_by_this_thread()) {
@@ -269,29 +308,12 @@ void with_team(int threads, void (*body)(void*), void* context) {
 }
 
 void parallel_for(std::int64_t count, int threads, LoopBody body, void* context) {
-  Loop loop{count, body, context};
-  const OpenMp& runtime = openmp();
-  const bool team = runtime.usable() && !forked.load(std::memory_order_relaxed);
-  if (threads <= 1 || count <= 1) {
-    loop.run();
-  } else if (own_team != nullptr) {
-    Team* const led = own_team;
-    own_team = nullptr;  // a body that loops again runs serially
-    led->run(loop);
-    own_team = led;
-  } else if (inside_own_pool || (team && runtime.in_parallel())) {
-    loop.run();
-  } else if (team) {
-    // Always the caller's full thread count: a smaller team would make the runtime end threads
-    // that torch's next loop starts again.
-    runtime.parallel([](void* data) { static_cast<Loop*>(data)->run(); }, &loop,
-                     static_cast<unsigned>(threads), 0);
-  } else {
-    inside_own_pool = true;  // a body that loops again runs serially
-    pool().run(loop, threads);
-    inside_own_pool = false;
-  }
-  if (loop.error) std::rethrow_exception(loop.error);
+  run_loop(count, 1, true, threads, body, context);
+}
+
+void parallel_ranges(std::int64_t count, std::int64_t most, int threads, LoopBody body,
+                     void* context) {
+  run_loop(count, most, false, threads, body, context);
 }
 
 const char* thread_pool_name() { return openmp().usable() && !forked.load() ? "openmp" : "std"; }

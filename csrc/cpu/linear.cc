@@ -126,36 +126,24 @@ void for_each_weight(const TensorView& weight, const LinearWeights& packed, std:
   }
 }
 
-// A work item is `rows` rows times `panels` panels. Any split gives the same bits.
-struct Items {
-  std::int64_t rows, panels;
-  std::int64_t chunks, groups;  // how many of each
-};
-
-// Rows are cut where an item would keep more of them than the cache holds, and where threads would
-// idle; panels so that each thread has a few items, or one where that balances best.
-Items cut(std::int64_t rows, const LinearTask& task, std::int64_t panels,
-          const LinearLayout& layout, int threads) {
+// Rows of a work item: cut where it would keep more of them than the cache holds, and where there
+// are too few panels to keep all threads busy. Any cut gives the same bits.
+std::int64_t rows_of_item(std::int64_t rows, const LinearTask& task, std::int64_t panels,
+                          const LinearLayout& layout, int threads) {
   const std::int64_t row_bytes =
       layout.row_bytes * std::clamp<std::int64_t>(task.k, 1, layout.pass);
   const std::int64_t fit = kMostBytes / row_bytes / layout.rows * layout.rows;
   const std::int64_t most = std::clamp(fit, layout.rows, kMostRows);
-  Items best{};
+  std::int64_t best = 0;
   double best_balance = 0;
   for (std::int64_t chunk = ceil_div(rows, ceil_div(rows, most));; chunk = ceil_div(chunk, 2)) {
     const std::int64_t grain = std::min(rows, ceil_div(chunk, layout.rows) * layout.rows);
-    for (std::int64_t each : {4, 3, 2, 1}) {
-      Items items{grain, ceil_div(panels, threads * each), ceil_div(rows, grain), 0};
-      if (threads == 1) items.panels = panels;
-      items.panels = std::min(items.panels, kMostPanels);
-      items.groups = ceil_div(panels, items.panels);
-      const std::int64_t waves = ceil_div(items.chunks * items.groups, threads);
-      const double balance = static_cast<double>(rows * panels) /
-                             static_cast<double>(waves * threads * items.rows * items.panels);
-      if (balance > best_balance + 0.01) {
-        best_balance = balance;
-        best = items;
-      }
+    const std::int64_t waves = ceil_div(ceil_div(rows, grain) * panels, threads);
+    const double balance =
+        static_cast<double>(rows * panels) / static_cast<double>(waves * threads * grain);
+    if (balance > best_balance + 0.01) {
+      best_balance = balance;
+      best = grain;
     }
     if (best_balance > kEnoughBalance || chunk < 2 * layout.rows) return best;
   }
@@ -260,23 +248,27 @@ void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilog
                         packed.pair,
                         packed.parts};
   if (static_cast<double>(rows) * static_cast<double>(depth * packed.n) < kSerialWork) threads = 1;
-  const Items items = cut(rows, task, panels, layout, threads);
+  const std::int64_t grain = rows_of_item(rows, task, panels, layout, threads);
+  const std::int64_t most = std::min(panels, kMostPanels);
   const LinearKernel& kernel = kernel_of("weights", packed.data.dtype);
-  const std::size_t bytes = kernel.scratch(task, items.rows, items.panels);
+  const std::size_t bytes = kernel.scratch(task, grain, most);
   const std::uint64_t call = ++calls;
-  parallel_for(items.chunks * items.groups, threads, [&](std::int64_t item) {
-    const std::int64_t row = item / items.groups * items.rows;
-    const std::int64_t panel = item % items.groups * items.panels;
-    const LinearBlock block{row, std::min(rows, row + items.rows), panel,
-                            std::min(panels, panel + items.panels), items.panels};
-    const std::int64_t count = block.row_last - block.row_first;
-    void* scratch = thread_scratch(bytes);
-    if (prepared.call != call || prepared.row != row) {
-      kernel.prepare(task, row, count, items.panels, scratch);
-      prepared = {call, row};
-    }
-    kernel.run(task, block, scratch);
-  });
+  // Panels lie one after the other in memory and ask for the next one, so threads keep to ranges.
+  parallel_ranges(
+      ceil_div(rows, grain) * panels, most, threads, [&](std::int64_t i, std::int64_t end) {
+        void* scratch = thread_scratch(bytes);
+        while (i < end) {
+          const std::int64_t row = i / panels * grain, panel = i % panels;
+          const std::int64_t count = std::min(end - i, panels - panel);
+          const LinearBlock block{row, std::min(rows, row + grain), panel, panel + count, most};
+          if (prepared.call != call || prepared.row != row) {
+            kernel.prepare(task, row, block.row_last - row, most, scratch);
+            prepared = {call, row};
+          }
+          kernel.run(task, block, scratch);
+          i += count;
+        }
+      });
 }
 
 }  // namespace fastsi

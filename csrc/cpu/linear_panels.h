@@ -38,29 +38,37 @@ struct LinearPanels {
   static constexpr std::int64_t kChain = 64, kGroup = 8;
   static constexpr std::int64_t kLine = 16;  // words of a cache line
   static constexpr std::int64_t kGroupLines = kGroup * kWidth / kLine;
-  // Steps per pass over the rows, whole chains: a panel's part stays in the second-level cache.
+  // Steps per pass over the rows, whole chains: a panel's part stays in the second-level cache, and
+  // so do the rows. All of k where the rows are this small: the parts of a panel then follow each
+  // other as they lie in memory.
   static constexpr std::int64_t kPass = 16 * kChain;
+  static constexpr std::int64_t kFewInputs = 96 << 10;
 
-  // sums [Rows][kWidth] += x[rows] . panel over `steps` steps. `fresh`: the sums start at 0. Asks
-  // for `lines` cache lines of the weights at `next` per kGroup of steps: the hardware alone does
-  // not look beyond a page of 4 KiB.
+  // What is read next, asked for meanwhile, `lines` cache lines per kGroup of steps and one by one:
+  // the hardware alone does not look beyond a page of 4 KiB, and drops requests that come in
+  // bursts.
+  struct Next {
+    const float* at;
+    std::int64_t lines;
+  };
+
+  // sums [Rows][kWidth] += x[rows] . panel over `steps` steps. `fresh`: the sums start at 0.
   template <int Rows>
   static void multiply(const float* const* x, const float* panel, std::int64_t steps, bool fresh,
-                       const float* next, std::int64_t lines, float* sums) {
-    std::int64_t s = 0;
+                       Next next, float* sums) {
+    std::int64_t s = 0, due = 0;
     do {  // once where there are no steps, so that the sums are set
-      const std::int64_t chain_end = steps - s < kChain ? steps : s + kChain;
+      const std::int64_t end = steps - s < kChain ? steps : s + kChain;
       vf sum[Rows][kVectors] = {};
-      while (s < chain_end) {
-        for (std::int64_t i = 0; i < lines; ++i, next += kLine) __builtin_prefetch(next, 0, 2);
-        const std::int64_t end = chain_end - s < kGroup ? chain_end : s + kGroup;
-        for (; s < end; ++s) {
-          typename Unit::Weights weights[kVectors];
-          for (int v = 0; v < kVectors; ++v) weights[v] = Unit::weights(panel + s * kWidth + v * W);
-          for (int r = 0; r < Rows; ++r) {
-            const typename Unit::Value value = Unit::value(x[r] + s * Unit::kWords);
-            for (int v = 0; v < kVectors; ++v) sum[r][v] = Unit::add(value, weights[v], sum[r][v]);
-          }
+      for (; s < end; ++s) {
+        for (due += next.lines; due >= kGroup; due -= kGroup, next.at += kLine) {
+          __builtin_prefetch(next.at, 0, 2);
+        }
+        typename Unit::Weights weights[kVectors];
+        for (int v = 0; v < kVectors; ++v) weights[v] = Unit::weights(panel + s * kWidth + v * W);
+        for (int r = 0; r < Rows; ++r) {
+          const typename Unit::Value value = Unit::value(x[r] + s * Unit::kWords);
+          for (int v = 0; v < kVectors; ++v) sum[r][v] = Unit::add(value, weights[v], sum[r][v]);
         }
       }
       for (int r = 0; r < Rows; ++r) {
@@ -74,8 +82,7 @@ struct LinearPanels {
   }
 
   // One table entry per row count, so that the last rows take no other order of additions.
-  using Multiply = void (*)(const float* const*, const float*, std::int64_t, bool, const float*,
-                            std::int64_t, float*);
+  using Multiply = void (*)(const float* const*, const float*, std::int64_t, bool, Next, float*);
   static constexpr Multiply kMultiply[] = {
       nullptr,     multiply<1>, multiply<2>, multiply<3>, multiply<4>,
 #if defined(__AVX2__)
@@ -122,9 +129,10 @@ struct LinearPanels {
     auto* all_sums = reinterpret_cast<float*>(static_cast<char*>(memory) + rows * bytes);
     const auto* weights = static_cast<const float*>(task.weights);
     const FinishRows whole = finish_whole_of<kVectors>(task);
+    const std::int64_t pass = rows * all <= kFewInputs ? all : kPass;
     std::int64_t begin = 0;
     do {  // once where k is 0, so that the outputs are set
-      const std::int64_t left = all - begin, steps = left < kPass ? left : kPass;
+      const std::int64_t left = all - begin, steps = left < pass ? left : pass;
       // Every block of rows asks for its share of the next panel.
       const std::int64_t blocks = (rows + kRows - 1) / kRows;
       const std::int64_t lines = (kGroupLines + blocks - 1) / blocks;
@@ -145,7 +153,7 @@ struct LinearPanels {
             if (steps == left) fetch_outputs(task, block.row_first + r + i, p * kWidth, kWidth);
           }
           float* sums = all_sums + (kept * rows + r) * kWidth;
-          kMultiply[count](x, panel, steps, begin == 0, next, lines, sums);
+          kMultiply[count](x, panel, steps, begin == 0, {next, lines}, sums);
           if (steps == left) finish(task, sums, block.row_first + r, count, p * kWidth);
         }
       }

@@ -118,6 +118,7 @@ void rope();
 void linear();
 void linear_int8();
 void kv_write_int8();
+void loops();
 void attention_int8();
 
 }  // namespace fuzz

@@ -45,7 +45,8 @@ void shorten(Tensor& weight, int parts) {
 
 void linear() {
   const std::int64_t rows = pick(0, 70), sources = rows + pick(0, 3);
-  const std::int64_t k = pick(0, 9) ? pick(0, 130) : pick(700, 1100);
+  const std::int64_t k =
+      pick(0, 9) ? pick(0, 130) : pick(700, 2600);  // several passes, with many rows
   const bool pair = pick(0, 1), gather = sources > 0 && pick(0, 1);
   const std::int64_t columns = pick(1, 100), n = pair ? 2 * columns : columns;
   const bool narrow = pick(0, 1);

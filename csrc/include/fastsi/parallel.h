@@ -12,23 +12,46 @@ inline constexpr double kSerialElements = 32768;
 // The same where it may be a loop of a team's leader, whose others are awake.
 double serial_elements();
 
-using LoopBody = void (*)(void* context, std::int64_t index);
+// Work on the indices [begin, end) of a loop.
+using LoopBody = void (*)(void* context, std::int64_t begin, std::int64_t end);
 
-// Calls body(context, i) for every i in [0, count), on up to `threads` threads, in any order.
+// Calls body(context, begin, end) for ranges of at most `most` indices that make up [0, count), on
+// up to `threads` threads. Each thread has a part of its own, goes through it in order, and takes
+// half of what is left of it at a time; who has nothing left takes half of another's part. So
+// neighbours mostly meet the same thread, one after the other, and threads end together.
 // Runs serially when nested inside another parallel region. After a fork, the child uses threads of
-// its own, because the parent's pool does not survive. Rethrows the first exception of a body.
+// its own, because the parent's pool does not survive. Rethrows the first exception of a body;
+// std::length_error for a count of 2^32 or more.
+void parallel_ranges(std::int64_t count, std::int64_t most, int threads, LoopBody body,
+                     void* context);
+
+template <class Body>
+void parallel_ranges(std::int64_t count, std::int64_t most, int threads, Body&& body) {
+  parallel_ranges(
+      count, most, threads,
+      [](void* context, std::int64_t begin, std::int64_t end) {
+        (*static_cast<Body*>(context))(begin, end);
+      },
+      &body);
+}
+
+// The same, one index at a time from a counter that all threads share: begun in order, ended in
+// any. For work whose items differ in cost, the dear ones first.
 void parallel_for(std::int64_t count, int threads, LoopBody body, void* context);
 
 template <class Body>
 void parallel_for(std::int64_t count, int threads, Body&& body) {
   parallel_for(
       count, threads,
-      [](void* context, std::int64_t index) { (*static_cast<Body*>(context))(index); }, &body);
+      [](void* context, std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) (*static_cast<Body*>(context))(i);
+      },
+      &body);
 }
 
 // Calls body(context) on this thread while up to threads - 1 others wait for its loops, spinning:
 // where many short loops follow each other, starting each of them and gathering the threads again
-// costs more. Inside, parallel_for uses the team whatever number of threads it is given, above 1.
+// costs more. Inside, loops use the team whatever number of threads it is given, above 1.
 // Without OpenMP, or with more threads than cores, body just runs, and loops start as ever.
 // Rethrows an exception of body.
 void with_team(int threads, void (*body)(void*), void* context);
