@@ -132,15 +132,18 @@ class BlockAttention {
       }
     }
 #endif
-    // Few queries wait for memory; many have products to do meanwhile.
+    // Few queries wait for memory, so values are asked for while keys come in, and the next keys
+    // from then on, evenly: many requests at once are dropped. Many queries have products to do
+    // meanwhile.
     const bool few = count < kFewQueries;
     LinesAhead values(value, n, dim_), keys(next_key, next_n, dim_);
     pack_keys<C>(key, n, dim_, scratch_.k, [&] {
-      if (few) values.ask<8>();
+      if (few) values.ask<16>();
     });
     each_group<kQueries>(count, [&](auto group, std::int64_t m) {
-      score_queries<T, decltype(group)::value>(scratch_.q + (m0 + m) * dim_, scratch_.k, dim_, n,
-                                               score + m * kTile, [&] { values.ask<2>(); });
+      score_queries<T, decltype(group)::value>(
+          scratch_.q + (m0 + m) * dim_, scratch_.k, dim_, n, score + m * kTile,
+          [&] { few && !values.any() ? keys.ask<2>() : values.ask<2>(); });
     });
     if constexpr (kInt8) {
       pages_.scales(s, token, n, k_scale_, v_scale_);
@@ -157,7 +160,7 @@ class BlockAttention {
     each_group<kQueries>(count, [&](auto group, std::int64_t m) {
       value_queries<T, decltype(group)::value>(
           score + m * kTile, row, n, wide_, scratch_.rescale + m0 + m,
-          scratch_.acc + (m0 + m) * wide_, [&] { few ? keys.ask<4>() : keys.ask<2>(); });
+          scratch_.acc + (m0 + m) * wide_, [&] { keys.ask<2>(); });
     });
   }
 

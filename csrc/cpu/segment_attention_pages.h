@@ -18,6 +18,8 @@ class LinesAhead {
         end_(row_ + rows),
         bytes_(dim * static_cast<std::int64_t>(sizeof(C))) {}
 
+  bool any() const { return row_ < end_; }
+
   template <int count>
   inline __attribute__((always_inline)) void ask() {
     for (int i = 0; i < count && row_ < end_; ++i) {

@@ -96,6 +96,11 @@ void score_queries(const T* q, const T* k, std::int64_t dim, int n, T* score,
   for (; t + (kVectors - 1) * W < n; t += kVectors * W) {
     score_tile<T, M, kVectors>(q, k + t, dim, score + t, between);
   }
+  // What is left at once: few queries alone would wait for each other's sums.
+  if constexpr (kVectors == 4) {
+    if (t + 2 * W < n) return score_tile<T, M, 3>(q, k + t, dim, score + t, between);
+    if (t + W < n) return score_tile<T, M, 2>(q, k + t, dim, score + t, between);
+  }
   for (; t < n; t += W) score_tile<T, M, 1>(q, k + t, dim, score + t, between);
 }
 
