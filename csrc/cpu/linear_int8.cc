@@ -189,30 +189,40 @@ void linear_int8(const TensorView& x, const LinearInt8Weights& packed, const Lin
                       reinterpret_cast<float*>(quantised + values)};
   const double weights = static_cast<double>(depth) * static_cast<double>(packed.n);
   if ((static_cast<double>(rows) + kRowsOfWeights) * weights < kSerialWork) threads = 1;
-  // An item is a range of panel pairs and a range of blocks; neighbours share the weights.
+  // Pairs of panels times chunks of blocks; a pair's chunks share its weights, so they go together,
+  // for no more pairs than the cache holds.
   const std::int64_t pairs = ceil_div(shape.panels, 2), chunks = ceil_div(blocks, kMostBlocks);
   const auto fine = static_cast<std::int64_t>(static_cast<double>(rows) * weights / kItemWork);
   const std::int64_t each_thread = std::clamp(fine / threads, kItemsPerThread, kMostItemsPerThread);
   const std::int64_t wanted = threads == 1 ? 1 : ceil_div(each_thread * threads, chunks);
-  const std::int64_t share = 2 * ceil_div(pairs, wanted), height = ceil_div(blocks, chunks);
-  // Rows are quantised in the same loop, since a loop of their own costs as much as a small
-  // product. Items are handed out in order: who has one of the products waits for rows that a
-  // running thread has, or none.
-  std::atomic<std::int64_t> left{blocks};
-  parallel_for(blocks + ceil_div(shape.panels, share) * chunks, threads, [&](std::int64_t item) {
-    if (item < blocks) {
+  const std::int64_t share = ceil_div(pairs, wanted), height = ceil_div(blocks, chunks);
+  const auto multiply = [&](std::int64_t chunk, std::int64_t pair, std::int64_t count) {
+    const std::int64_t block = chunk * height, panel = 2 * pair;
+    kernel.multiply(task, {block, std::min(blocks, block + height), panel,
+                           std::min(shape.panels, panel + 2 * count)});
+  };
+  // Rows are quantised in the same loop, by whoever comes first, since a loop of their own costs as
+  // much as a small product. Who waits for a row waits for a running thread.
+  std::atomic<std::int64_t> next{0}, left{blocks};
+  const auto quantise = [&] {
+    for (std::int64_t block; (block = next.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
       const Countdown done{left};
       const auto bytes = static_cast<std::size_t>(depth) * sizeof(float);
-      kernel.quantise(task, item, static_cast<float*>(thread_scratch(bytes)));
-      return;
+      kernel.quantise(task, block, static_cast<float*>(thread_scratch(bytes)));
     }
     for (int turn = 0; left.load(std::memory_order_acquire) > 0; ++turn) {
       if (turn > kSpins) std::this_thread::yield();
     }
-    item -= blocks;
-    const std::int64_t block = item % chunks * height, panel = item / chunks * share;
-    kernel.multiply(task, {block, std::min(blocks, block + height), panel,
-                           std::min(shape.panels, panel + share)});
+  };
+  parallel_ranges(pairs * chunks, share * chunks, threads, [&](std::int64_t i, std::int64_t end) {
+    if (left.load(std::memory_order_acquire) > 0) quantise();
+    while (i < end) {
+      const std::int64_t pair = i / chunks, chunk = i % chunks;
+      const std::int64_t whole = chunk == 0 ? (end - i) / chunks : 0;
+      if (whole == 0) multiply(chunk, pair, 1);
+      for (std::int64_t c = 0; whole > 0 && c < chunks; ++c) multiply(c, pair, whole);
+      i += whole > 0 ? whole * chunks : 1;
+    }
   });
 }
 
