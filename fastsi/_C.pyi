@@ -212,15 +212,8 @@ class DecoderLayer:
         down: DecoderLinear,
     ) -> None: ...
 
-class Decoder:
+class DecoderStep:
     def __init__(
-        self,
-        embedding: TensorView | None,
-        layers: Sequence[DecoderLayer],
-        norm: DecoderNorm,
-        head: DecoderLinear,
-    ) -> None: ...
-    def forward(
         self,
         ids: TensorView | None,
         positions: TensorView,
@@ -232,8 +225,45 @@ class Decoder:
         k_scales: Sequence[TensorView],
         v_scales: Sequence[TensorView],
         slots: TensorView,
+    ) -> None: ...
+
+class StopSearch:
+    def __init__(
+        self,
+        slots: TensorView,
+        table: Sequence[TensorView],
+        rules: Sequence[TensorView],
+        state: Sequence[TensorView],
+        hit: TensorView,
+    ) -> None: ...
+
+class Decoder:
+    def __init__(
+        self,
+        embedding: TensorView | None,
+        layers: Sequence[DecoderLayer],
+        norm: DecoderNorm,
+        head: DecoderLinear,
+    ) -> None: ...
+    def forward(
+        self,
+        step: DecoderStep,
         plan: SegmentPlan,
         scratch: Sequence[TensorView],
         logits: TensorView,
         threads: int,
     ) -> None: ...
+    def decode(
+        self,
+        step: DecoderStep,
+        plan: SegmentPlan,
+        scratch: Sequence[TensorView],
+        logits: TensorView,
+        params: Sequence[TensorView],
+        result: Sequence[TensorView],
+        logprob_raw: TensorView | None,
+        ends: Sequence[TensorView],
+        search: StopSearch | None,
+        seconds: float,
+        threads: int,
+    ) -> tuple[int, float]: ...

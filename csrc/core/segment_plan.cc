@@ -47,13 +47,38 @@ SegmentPlan::SegmentPlan(const TensorView& page_indptr, const TensorView& page_i
     FASTSI_CHECK(0 <= begin[s] && begin[s] <= end[s] && end[s] <= rows, "plan: segment ", s,
                  " has rows ", begin[s], "..", end[s], ", must lie in 0..", rows);
     segments_.push_back(
-        {indptr[s], offset[s], length[s], start[s], begin[s], end[s], flag[s] != 0, own[s] != 0});
+        {indptr[s], indptr[s + 1] - indptr[s], offset[s], length[s], start[s], begin[s], end[s],
+         flag[s] != 0, own[s] != 0});
     pairs_ += static_cast<double>(length[s]) * (end[s] - begin[s]);
   }
   for (std::int32_t page : pages_) {
     FASTSI_CHECK(page >= 0, "plan.page_ids: holds ", page, ", must be >= 0");
     num_pages_needed_ = std::max<std::int64_t>(num_pages_needed_, page + std::int64_t{1});
   }
+}
+
+void SegmentPlan::append_token(std::int64_t* slots) {
+  const std::size_t rows = row_pos_.size();
+  FASTSI_CHECK(segments_.size() >= rows, "plan: has ", segments_.size(), " segments for ", rows,
+               " rows that go on");
+  const std::size_t first = segments_.size() - rows;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const Segment& segment = segments_[first + r];
+    const bool own = segment.row_begin == static_cast<std::int64_t>(r) &&
+                     segment.row_end == segment.row_begin + 1 && !segment.causal &&
+                     segment.kv_len > 0;  // empty ones are in no block
+    FASTSI_CHECK(own, "plan: segment ", first + r, " is not that of row ", r, " alone");
+    const std::int64_t at = segment.page_offset + segment.kv_len;
+    FASTSI_CHECK(at < segment.num_pages * page_size_, "plan: segment ", first + r, " has ",
+                 segment.num_pages, " pages, which are full");
+  }
+  for (std::size_t r = 0; r < rows; ++r) {
+    Segment& segment = segments_[first + r];
+    const std::int64_t at = segment.page_offset + segment.kv_len++;
+    slots[r] = pages_[segment.first_page + at / page_size_] * page_size_ + at % page_size_;
+    ++row_pos_[r];
+  }
+  pairs_ += static_cast<double>(rows);
 }
 
 std::shared_ptr<const SegmentPlan::Blocks> SegmentPlan::blocks(std::int64_t rows) const {

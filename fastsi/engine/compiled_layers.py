@@ -7,7 +7,7 @@ Importing this module loads the extension.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,9 +16,11 @@ from torch import nn
 from fastsi import _ext
 from fastsi.engine.attention import StepContext
 from fastsi.engine.buffers import Buffers, buffer
+from fastsi.engine.decode_run import SECONDS, DecodeRun, StopSearch
 from fastsi.engine.packed_layers import PackedLayers
-from fastsi.ops._view import view
-from fastsi.ops.segment_attention._cpu import checked_plan
+from fastsi.ops._view import maybe_view, view
+from fastsi.ops.sample_tokens._cpu import PARAMS
+from fastsi.ops.segment_attention._cpu import checked_plan, own_plan
 
 if TYPE_CHECKING:
     from fastsi import _C
@@ -62,11 +64,12 @@ class CompiledLayers:
         self._seen: tuple[Sequence[torch.Tensor] | None, ...] = (None,) * 4
         self._views: list[list[_C.TensorView]] = []
         self._embed = embed
-        self._looks_up = _is_lookup(embed)
+        self.looks_up = _is_lookup(embed)
+        """Whether the extension looks tokens up itself."""
         self._columns = _columns(layers[0])
         self._scratch: _Scratch | None = None
         made = [self._layer(layer) for layer in layers]
-        weight = self._vector(embed.weight) if self._looks_up else None  # type: ignore[arg-type]
+        weight = self._vector(embed.weight) if self.looks_up else None  # type: ignore[arg-type]
         self._decoder = self._core.Decoder(weight, made, self._norm(norm), self._linear(head))
 
     def forward(
@@ -94,24 +97,96 @@ class CompiledLayers:
             ValueError: shapes or types disagree, or a token or position is none.
         """
         plan = checked_plan(context.plan, context.k[0].shape[2])
-        scratch = self._scratch
-        if scratch is None or not scratch.fits(held, len(ids), len(keep), tables):
-            made = self._make_scratch(logits, len(ids), len(keep), tables, held)
-            scratch = self._scratch = made
-        if not self._looks_up:
+        scratch = self._scratch_for(logits, len(ids), len(keep), tables, held)
+        if not self.looks_up:
             scratch.tensors[0].copy_(self._embed(ids))
-        self._decoder.forward(
-            view(ids) if self._looks_up else None,
+        step = self._step(ids if self.looks_up else None, positions, context, keep, scratch)
+        threads = torch.get_num_threads()
+        self._decoder.forward(step, plan, scratch.views, view(logits), threads)
+
+    def decode(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        context: StepContext,
+        held: Buffers,
+        logits: torch.Tensor,
+        run: DecodeRun,
+    ) -> None:
+        """Make the steps of a run, see there; all rows draw. Only where `looks_up`.
+
+        Args:
+            ids: int64 [R], moved on.
+            positions: int64 [R], moved on.
+            tables: as in `forward`, of all positions of the run.
+            context: as in `forward`; the slots are moved on, the plan is copied.
+            held: memory for results between ops.
+            logits: float32 [R, vocab], written.
+            run: what follows each pass; gets the results.
+
+        Raises:
+            ValueError: as in `forward`, or the plan has no room for the tokens of the run.
+        """
+        keep = torch.arange(len(ids))
+        plan = own_plan(context.plan, context.k[0].shape[2])
+        scratch = self._scratch_for(logits, len(ids), len(ids), tables, held)
+        drawn = run.drawn
+        run.steps, run.draw_seconds = self._decoder.decode(
+            self._step(ids, positions, context, keep, scratch),
+            plan,
+            scratch.views,
+            view(logits),
+            [view(getattr(run.params, name)) for name in PARAMS],
+            [view(t) for t in (drawn.token, drawn.logprob, drawn.logprob_full, drawn.kept_mass)],
+            maybe_view(drawn.logprob_raw),
+            [view(run.end_indptr), view(run.end_ids)],
+            None if run.search is None else self._search(run.search),
+            SECONDS,
+            torch.get_num_threads(),
+        )
+
+    def _search(self, search: StopSearch) -> _C.StopSearch:
+        table = search.table
+        made: _C.StopSearch = self._core.StopSearch(
+            view(search.slots),
+            [view(table.data), view(table.offsets), view(table.flags)],
+            [view(getattr(search.rules, field.name)) for field in fields(search.rules)],
+            [view(getattr(search.state, field.name)) for field in fields(search.state)],
+            view(search.hit),
+        )
+        return made
+
+    def _step(
+        self,
+        ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        context: StepContext,
+        keep: torch.Tensor,
+        scratch: _Scratch,
+    ) -> _C.DecoderStep:
+        made: _C.DecoderStep = self._core.DecoderStep(
+            None if ids is None else view(ids),
             view(positions),
             view(keep),
             *scratch.table_views,
             *self._caches(context),
             view(context.slots),
-            plan,
-            scratch.views,
-            view(logits),
-            torch.get_num_threads(),
         )
+        return made
+
+    def _scratch_for(
+        self,
+        like: torch.Tensor,
+        rows: int,
+        kept: int,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        held: Buffers,
+    ) -> _Scratch:
+        found = self._scratch
+        if found is None or not found.fits(held, rows, kept, tables):
+            found = self._scratch = self._make_scratch(like, rows, kept, tables, held)
+        return found
 
     def _make_scratch(
         self,

@@ -48,12 +48,15 @@ class EngineConfig:
     """Replay steps of up to ``max_batch_rows`` rows as CUDA graphs. auto: on a GPU, where the model
     runs through `FusedDecoder` on backends that can be recorded; capture: wherever it does; eager:
     fill the graphs' buffers and run the ops one by one, on any device, to look for faults."""
+    steps_per_call: int = 16
+    """Most steps that the extension makes in one call, on a CPU, while no path begins or ends; 1:
+    one by one. A path is the same either way. At most ``page_size`` count."""
     seed: int = 0
     """Seed of requests that bring none; mixed with a count of calls."""
 
     def __post_init__(self) -> None:
         sizes = ("kv_cache_tokens", "max_batch_rows", "max_step_tokens", "max_model_len")
-        for name in (*sizes, "page_size", "busy_rows"):
+        for name in (*sizes, "page_size", "busy_rows", "steps_per_call"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name}={value!r}: must be an integer >= 1")

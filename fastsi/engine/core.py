@@ -14,6 +14,7 @@ from fastsi.engine.kv_pool import KVPool
 from fastsi.engine.logprobs import launch_likeliest, note_likeliest, score_given
 from fastsi.engine.model_runner import ModelRunner
 from fastsi.engine.pipeline import Flight, Pipeline
+from fastsi.engine.plan import Step
 from fastsi.engine.prefix_tree import PrefixTree
 from fastsi.engine.requests import Group, PathParams, PathState
 from fastsi.engine.sampler import Sampler
@@ -122,6 +123,9 @@ class Engine:
                 return ended
         with stats.phase("schedule"):
             step = self.scheduler.schedule()
+            count = self._steps_at_once(step)
+        if count > 1:
+            return self._decode(step, count)
         with stats.phase("forward"):
             logits, drawn = self._runner.forward(step, self.pool, self._sampler.last)
         with stats.phase("sample"):
@@ -137,6 +141,40 @@ class Engine:
         ended += self._land(before)
         if self._pipeline.must_land(step, table):
             ended += self._land(self._pipeline.take())
+        stats.peak_pages = max(stats.peak_pages, self.pool.peak_used)
+        return ended
+
+    def _steps_at_once(self, step: Step) -> int:
+        """How many steps, this one included, one call of the extension may make."""
+        table, slots = self.scheduler.table, self.scheduler.table.active
+        if step.chunks or self.config.steps_per_call == 1 or self._pipeline.ahead:
+            return 1
+        if table.adjusted[slots].any() or (table.top_count[slots] >= 0).any():
+            return 1  # these are worked out between steps
+        if not (self._runner.can_decode() and self._stops.beside_tokens):
+            return 1
+        return self.scheduler.give_ahead(self.config.steps_per_call)
+
+    def _decode(self, step: Step, count: int) -> list[PathState]:
+        """Up to ``count`` steps from this one on; returns the paths that ended with the last."""
+        stats, table, slots = self.stats, self.scheduler.table, step.draw_slots
+        with stats.phase("schedule"):
+            run = self._sampler.run(table, slots, count, self._stops.search(table, slots))
+        with stats.phase("forward"):
+            self._runner.decode(step, self.pool, run)
+        stats.move("forward", "sample", run.draw_seconds)
+        with stats.phase("commit"):
+            tokens = run.drawn.token[: run.steps].numpy()
+            logprobs = self._sampler.reported(run.drawn)[: run.steps].double().numpy()
+            ops.require_drawn(tokens[-1], step.draw_rows)
+            at, *last = self.scheduler.take_in(slots, tokens, logprobs)
+        with stats.phase("text"):
+            hits = None if run.search is None else run.search.hit.numpy().astype(bool)
+            ends = self._stops.find(table, slots, last[0], hits)
+        with stats.phase("commit"):
+            ended = self.scheduler.commit(slots, at, *last, ends)
+        stats.steps += run.steps
+        stats.generated_tokens += tokens.size
         stats.peak_pages = max(stats.peak_pages, self.pool.peak_used)
         return ended
 

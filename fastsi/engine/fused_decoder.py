@@ -19,6 +19,7 @@ from fastsi import ops
 from fastsi.engine import packed_layers
 from fastsi.engine.attention import LayerCall, StepContext
 from fastsi.engine.buffers import Buffers, buffer
+from fastsi.engine.decode_run import DecodeRun
 from fastsi.engine.module_swaps import MLP_PARTS, activation_of
 from fastsi.engine.packed_layers import PackedLayers, Stamper
 
@@ -208,9 +209,7 @@ class FusedDecoder:
         shape = len(keep), self._head.out_features
         logits = buffer(held, "logits", shape, self.dtype, ids.device)
         if not plain and self._in_one_call(logits):
-            if self._compiled is None:
-                self._compiled = self._compile()
-            self._compiled.forward(ids, positions, tables, context, keep, held, logits)
+            self._layers_compiled.forward(ids, positions, tables, context, keep, held, logits)
             return logits
         hidden = self._embed(ids).to(self.dtype)
         cos, sin = tables
@@ -254,14 +253,45 @@ class FusedDecoder:
         """Whether the layers share their scratch memory and every op would run on the extension."""
         return self.alike and ops.all_run_on("cpu", _LAYER_OPS, rows)
 
-    def _compile(self) -> CompiledLayers:
+    @property
+    def _layers_compiled(self) -> CompiledLayers:
         """`_run_ops` with what comes before and after in one call, with the same bits."""
         from fastsi.engine.compiled_layers import CompiledLayers
 
-        return CompiledLayers(self._embed, self._layers, self._norm, self._head)
+        if self._compiled is None:
+            self._compiled = CompiledLayers(self._embed, self._layers, self._norm, self._head)
+        return self._compiled
 
-    def _rotary_tables_for(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [P, rotary] of P positions, these among them, made by the model's own module.
+    def can_decode(self) -> bool:
+        """Whether `decode` can make the steps that follow each other, embedding and draws too."""
+        row = self._norm.own.new_empty(0, dtype=self.dtype)
+        draws = self._in_one_call(row) and ops.all_run_on("cpu", ("sample_tokens",), row)
+        return draws and self._layers_compiled.looks_up
+
+    def decode(
+        self, ids: torch.Tensor, positions: torch.Tensor, context: StepContext, run: DecodeRun
+    ) -> None:
+        """Several steps of the same decoding rows, with the bits of one after the other.
+
+        Args:
+            ids: int64 [R], moved on, as all that follows.
+            positions: int64 [R].
+            context: slots and plan of the first step; each row's own segment comes last and has
+                pages for all of them.
+            run: how tokens are drawn and where; gets the results.
+        """
+        tables = self._rotary_tables_for(positions, ahead=run.most - 1)
+        shape = len(ids), self._head.out_features
+        logits = buffer(self._buffers, "logits", shape, self.dtype, ids.device)
+        held = self._buffers
+        self._layers_compiled.decode(ids, positions, tables, context, held, logits, run)
+
+    def _rotary_tables_for(
+        self, positions: torch.Tensor, *, ahead: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [P, rotary] of P positions, these and ``ahead`` more among them.
+
+        Made by the model's own module.
 
         On a GPU for every position at once: asking for the largest would wait for the device.
         """
@@ -269,9 +299,9 @@ class FusedDecoder:
             if self._tables is None:
                 self._tables = self._rotary_tables(self._longest)
                 self.version += 1
-        elif self._tables is None or positions.numpy().max() >= len(self._tables[0]):
+        elif self._tables is None or positions.numpy().max() + ahead >= len(self._tables[0]):
             # Not past the longest sequence: some RoPE variants change there.
-            last = int(positions.max())
+            last = int(positions.max()) + ahead
             count = min(max(_FIRST_POSITIONS, 2 * last), max(self._longest, last + 1))
             self._tables = self._rotary_tables(count)
         return self._tables

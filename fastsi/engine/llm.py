@@ -59,6 +59,7 @@ class LLM:
         page_size: int = 16,
         pipeline: bool | Literal["auto"] = "auto",
         graphs: Graphs = "auto",
+        steps_per_call: int = 16,
         seed: int = 0,
     ) -> None:
         """Load or take the model, check that it can run, and reserve the KV cache.
@@ -89,6 +90,7 @@ class LLM:
             page_size: tokens per KV page.
             pipeline: see `EngineConfig.pipeline`.
             graphs: see `EngineConfig.graphs`.
+            steps_per_call: see `EngineConfig.steps_per_call`.
             seed: of requests that bring no seed; two calls draw different paths.
 
         Raises:
@@ -129,6 +131,7 @@ class LLM:
             deterministic=deterministic,
             pipeline=pipeline,
             graphs=graphs,
+            steps_per_call=steps_per_call,
             seed=seed,
         )
         self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)

@@ -97,7 +97,7 @@ class Pipeline:
 
     def __init__(self, *, ahead: bool) -> None:
         """``ahead``: launch steps before the tokens of the last one are known, where possible."""
-        self._ahead = ahead
+        self.ahead = ahead
         self.flight: Flight | None = None
 
     def launch(self, flight: Flight) -> Flight | None:
@@ -115,4 +115,4 @@ class Pipeline:
 
         Penalties count tokens on the host, and scores end paths.
         """
-        return not self._ahead or step.scores or bool(table.adjusted[step.draw_slots].any())
+        return not self.ahead or step.scores or bool(table.adjusted[step.draw_slots].any())

@@ -143,6 +143,12 @@ class RowTable:
                 hit[mine] = np.isin(tokens[mine], ids)
         return hit
 
+    def stop_ids(self, slots: Int) -> tuple[Int, Int]:
+        """Stop tokens of each slot, as the offsets [D + 1] and the entries of a CSR list."""
+        sets = [self.stop_sets[number] for number in self.stop_class[slots]]
+        indptr = np.concatenate([[0], np.cumsum([len(ids) for ids in sets])]).astype(np.int64)
+        return indptr, np.concatenate([np.empty(0, dtype=np.int64), *sets])
+
     def _stop_class(self, params: PathParams) -> int:
         ids = tuple(params.stop_ids.tolist())
         if ids not in self._stop_classes:

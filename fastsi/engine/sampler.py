@@ -12,6 +12,7 @@ import torch
 
 from fastsi import ops
 from fastsi.engine.config import LogprobsMode
+from fastsi.engine.decode_run import DecodeRun, StopSearch
 from fastsi.engine.requests import PathState
 from fastsi.engine.rows import Int, RowTable
 from fastsi.engine.staging import Array, to_device
@@ -44,6 +45,8 @@ class _Kept:
     settings: dict[str, torch.Tensor]
     scored: bool
     adjusted: bool
+    ends: tuple[torch.Tensor, torch.Tensor]
+    """Tokens that end paths, in host memory, see `DecodeRun`."""
 
 
 class Sampler:
@@ -65,14 +68,34 @@ class Sampler:
             slots: D table slots.
             rows: the row of ``logits`` each slot draws from, int64 [D].
         """
-        kept = self._kept
-        if kept is None or kept.slots is not slots:
-            kept = self._kept = self._fixed(table, slots, logits.device)
+        kept = self._kept_for(table, slots, logits.device)
         moving = {"position": table.num_out[slots], "draw_rows": rows}
         sent = kept.settings | to_device(moving, logits.device)
         adjust = _adjustments(table, slots, logits.device) if kept.adjusted else None
         token, logprob = self.sample(logits, sent, adjust=adjust, scored=kept.scored)
         return Drawn(sent["draw_slots"], token, logprob, sent["draw_rows"], np.arange(len(slots)))
+
+    def run(self, table: RowTable, slots: Int, most: int, search: StopSearch | None) -> DecodeRun:
+        """How the slots' next ``most`` tokens are drawn, on a CPU and without adjustments.
+
+        Args:
+            table: settings and streams of the slots.
+            slots: R table slots, none of them adjusted.
+            most: N.
+            search: of these slots.
+        """
+        kept = self._kept_for(table, slots, torch.device("cpu"))
+        position = torch.from_numpy(table.num_out[slots])
+        params = {name: kept.settings[name] for name in _PARAMS}
+        shape = most, len(slots)
+        drawn = ops.SampledTokens(
+            token=torch.empty(shape, dtype=torch.int64),
+            logprob=torch.empty(shape),
+            logprob_full=torch.empty(shape),
+            kept_mass=torch.empty(shape),
+            logprob_raw=torch.empty(shape) if kept.scored else None,
+        )
+        return DecodeRun(ops.SampleParams(**params, position=position), drawn, *kept.ends, search)
 
     def settings(self, table: RowTable, slots: Int, rows: Int) -> dict[str, Array]:
         """All that `sample` reads besides the logits, one array per field."""
@@ -83,10 +106,18 @@ class Sampler:
         fields: dict[str, Array] = {name: getattr(table, name)[slots] for name in _PARAMS}
         return fields | {"plain": self._as_drawn(table, slots), "draw_slots": slots}
 
-    def _fixed(self, table: RowTable, slots: Int, device: torch.device) -> _Kept:
-        fields = self._paths(table, slots)
-        scored, adjusted = self.needs_scores(fields), bool(table.adjusted[slots].any())
-        return _Kept(slots, to_device(fields, device), scored=scored, adjusted=adjusted)
+    def _kept_for(self, table: RowTable, slots: Int, device: torch.device) -> _Kept:
+        if self._kept is None or self._kept.slots is not slots:
+            fields = self._paths(table, slots)
+            indptr, ids = table.stop_ids(slots)
+            self._kept = _Kept(
+                slots,
+                to_device(fields, device),
+                scored=self.needs_scores(fields),
+                adjusted=bool(table.adjusted[slots].any()),
+                ends=(torch.from_numpy(indptr), torch.from_numpy(ids)),
+            )
+        return self._kept
 
     def needs_scores(self, settings: Mapping[str, Array]) -> bool:
         """Whether some reported log-prob is not that of the draw."""
@@ -115,11 +146,15 @@ class Sampler:
         )
         # A row of NaN draws -1, which no embedding has; the error is raised when it lands.
         self.last[settings["draw_slots"]] = drawn.token.clamp(min=0)
+        return drawn.token, self.reported(drawn)
+
+    def reported(self, drawn: ops.SampledTokens) -> torch.Tensor:
+        """The log-probs that the caller gets."""
         if self._mode == "processed_logprobs":
-            return drawn.token, drawn.logprob
+            return drawn.logprob
         # Where both are one number, they have the same bits.
         raw = drawn.logprob_raw
-        return drawn.token, drawn.logprob_full if raw is None else raw
+        return drawn.logprob_full if raw is None else raw
 
     def _as_drawn(self, table: RowTable, slots: Int) -> npt.NDArray[np.bool_]:
         """The slots whose reported log-prob is that of the draw over the whole vocabulary.

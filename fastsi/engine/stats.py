@@ -53,6 +53,11 @@ class EngineStats:
         finally:
             self.seconds[name] += time.perf_counter() - start
 
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Count seconds of one phase as another's, where one call did the work of both."""
+        self.seconds[source] -= seconds
+        self.seconds[target] += seconds
+
     def reset(self) -> None:
         """Set every counter but ``kv_bytes_per_token`` to zero."""
         fresh = EngineStats(kv_bytes_per_token=self.kv_bytes_per_token)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from fastsi import ops
+from fastsi.engine.decode_run import StopSearch
 from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.requests import PathParams, PathState
 from fastsi.engine.rows import Int, RowTable
@@ -77,6 +78,16 @@ class StopFinder:
             return None
         self._start(table)
         return self._search(drawn.token.clamp(min=0), drawn.slots)
+
+    def search(self, table: RowTable, slots: Int) -> StopSearch | None:
+        """What `match` does, as part of a `DecodeRun` over ``slots``; None: nothing to look for."""
+        if self._rules is None:
+            return None
+        self._start(table)
+        assert self._state is not None
+        assert self._table is not None
+        hit = torch.empty(len(slots), dtype=torch.uint8)
+        return StopSearch(torch.from_numpy(slots), self._table, self._rules, self._state, hit)
 
     def find(
         self,

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "fastsi/match_stop.h"
 #include "fastsi/ops.h"
 
 namespace fastsi {
@@ -61,6 +62,29 @@ struct DecoderScratch {
   TensorView hidden, cos, sin, normed, qkv, attended, lse, gated, kept;
 };
 
+// Where texts may end besides at a token: as the arguments of `match_stop`.
+struct StopSearch {
+  TensorView slots;
+  TokenBytes table;
+  StopRules rules;
+  StopState state;
+  TensorView hit;
+};
+
+// Up to N steps of the same R paths, each of which gets a token per step.
+struct DecodeRun {
+  SampleParams params;   // [R]
+  SampledTokens result;  // [N, R]
+  TensorView end_indptr, end_ids;  // int64, CSR over rows: tokens that end a row's path
+  std::optional<StopSearch> search;
+  double seconds = 0;  // no step begins after so many
+};
+
+struct DecodeOutcome {
+  std::int64_t steps;   // tokens that each path got
+  double draw_seconds;  // time not spent in passes
+};
+
 // The views point to memory that the caller keeps alive as long as this object is used.
 class Decoder {
  public:
@@ -73,6 +97,13 @@ class Decoder {
   // called checks its own.
   void forward(const DecoderStep& step, const SegmentPlan& plan, const DecoderScratch& scratch,
                const TensorView& logits, int threads) const;
+
+  // Steps from `step`, which has ids and keeps all rows: forward, a draw for each row, and what
+  // makes the next step of that: ids, positions, slots, the draws' positions and the plan are moved
+  // on. Ends with the step after which a path may end, or whose draw failed (-1). The bits are those
+  // of single calls.
+  DecodeOutcome decode(const DecoderStep& step, SegmentPlan& plan, const DecoderScratch& scratch,
+                       const TensorView& logits, const DecodeRun& run, int threads) const;
 
  private:
   std::optional<TensorView> embedding_;

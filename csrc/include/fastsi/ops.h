@@ -17,7 +17,7 @@ namespace fastsi {
 class SegmentPlan {
  public:
   struct Segment {
-    std::int64_t first_page;  // index into pages()
+    std::int64_t first_page, num_pages;  // in pages()
     std::int64_t page_offset, kv_len, kv_start;
     std::int64_t row_begin, row_end;
     bool causal;
@@ -44,6 +44,11 @@ class SegmentPlan {
   std::int64_t num_pages_needed() const { return num_pages_needed_; }
   // Sum over segments of tokens times rows: the work of one head.
   double pairs() const { return pairs_; }
+
+  // Makes the last segments, one for each row in order, one token longer, as the next token of
+  // decoding paths does; slots[r] is then where keys and values of that token go. Throws, with
+  // nothing changed, where the last segments are no such, or have no page for it.
+  void append_token(std::int64_t* slots);
 
   // Kept for the last block size asked for; safe to call from several threads.
   std::shared_ptr<const Blocks> blocks(std::int64_t rows) const;

@@ -12,7 +12,7 @@ from fastsi.ops.sample_tokens.params import LogitAdjust, SampledTokens, SamplePa
 _C = _ext.core()
 
 # In the order of the C++ structs.
-_PARAMS = ("temperature", "top_k", "top_p", "min_p", "key", "position")
+PARAMS = ("temperature", "top_k", "top_p", "min_p", "key", "position")
 _ADJUST = (
     "indptr",
     "token_ids",
@@ -34,7 +34,7 @@ def sample_tokens(
 ) -> SampledTokens:
     """See `fastsi.ops.sample_tokens`; a row without a usable logit gets token -1."""
     logits = rows_dense(logits)
-    given = [getattr(params, name).contiguous() for name in _PARAMS]
+    given = [getattr(params, name).contiguous() for name in PARAMS]
     index = None if row_index is None else row_index.contiguous()
     changes = None if adjust is None else [getattr(adjust, name).contiguous() for name in _ADJUST]
     rows, dtype = params.num_rows, accumulate_dtype(logits.dtype)

@@ -19,11 +19,14 @@ _C = _ext.core()
 
 def checked_plan(plan: SegmentPlan, page_size: int) -> core.SegmentPlan:
     """What the extension makes of a plan, made once per step and shared by all layers."""
-    made: core.SegmentPlan = plan.prepared(
-        ("cpu", page_size),
-        lambda: _C.SegmentPlan(
-            *(view(getattr(plan, name).contiguous()) for name in FIELDS), page_size
-        ),
+    made: core.SegmentPlan = plan.prepared(("cpu", page_size), lambda: own_plan(plan, page_size))
+    return made
+
+
+def own_plan(plan: SegmentPlan, page_size: int) -> core.SegmentPlan:
+    """As `checked_plan`, for one who moves it on and shares it with nobody."""
+    made: core.SegmentPlan = _C.SegmentPlan(
+        *(view(getattr(plan, name).contiguous()) for name in FIELDS), page_size
     )
     return made
 

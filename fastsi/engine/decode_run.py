@@ -1,0 +1,55 @@
+"""Several tokens for each decoding path in one call of the extension.
+
+While no path begins or ends, a step differs from the one before it in a token, a position and a
+KV slot per row. Python between two steps takes a millisecond, more than a small model's pass of
+few rows, so the extension makes the steps that follow each other and gives their tokens back at
+once. The paths are the same either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fastsi import ops
+
+SECONDS = 0.5
+"""A run begins no step later, since an interrupt is heard only after it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StopSearch:
+    """Arguments of `ops.match_stop` besides the tokens, and its result."""
+
+    slots: torch.Tensor
+    table: ops.TokenBytes
+    rules: ops.StopRules
+    state: ops.StopState
+    hit: torch.Tensor
+    """uint8 [R], of the last step."""
+
+
+@dataclass(slots=True, eq=False)
+class DecodeRun:
+    """How up to N tokens are drawn for each of R rows, and what came of it."""
+
+    params: ops.SampleParams
+    """Of the first draw; the extension moves positions on."""
+    drawn: ops.SampledTokens
+    """Fields [N, R], of which the first ``steps`` rows are written."""
+    end_indptr: torch.Tensor
+    """int64 [R + 1]: row r's path ends at the tokens ``end_ids[end_indptr[r]:end_indptr[r + 1]]``;
+    a step that draws one of them is the last."""
+    end_ids: torch.Tensor
+    """int64."""
+    search: StopSearch | None
+    """Finds texts that may end: the step that completes one is the last. Has seen all tokens."""
+    steps: int = 0
+    draw_seconds: float = 0.0
+    """Part of the call's time that no pass took."""
+
+    @property
+    def most(self) -> int:
+        """N."""
+        return self.drawn.token.shape[0]
