@@ -36,23 +36,41 @@ FASTSI_INLINE void transpose(Vec<T>* v) {
   if constexpr (kLanes<T> > 8) transpose_stage<T, 8>(v);
 }
 
+// Elements d to d + W of the keys of `tokens` tokens, transposed; the rest of a vector is 0. Not
+// `whole`: the head has fewer of them.
+template <class S, bool whole>
+FASTSI_INLINE void pack_block(const S* const* key, int tokens, std::int64_t d, std::int64_t dim,
+                              Arith<S>* k) {
+  using T = Arith<S>;
+  constexpr int W = kLanes<T>;
+  const int lanes = whole ? W : lanes_of<T>(dim - d);
+  Vec<T> v[W];
+  // Unrolled: in a loop of unknown length the vectors would pass through memory.
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) {
+    v[i] = i < tokens ? load_lanes<S>(key[i] + d, whole ? W : dim - d) : Vec<T>{};
+  }
+  transpose<T>(v);
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) {
+    if (i < lanes) store<T>(k + (d + i) * kTile, v[i]);
+  }
+}
+
 // Writes the keys of n tokens as k[d][t], t up to the next multiple of a vector; the rest is 0.
 // Here and below, between() is called every few products.
 template <class S, class Between>
 void pack_keys(const S* const* key, int n, std::int64_t dim, Arith<S>* k, const Between& between) {
-  using T = Arith<S>;
-  constexpr int W = kLanes<T>;
+  constexpr int W = kLanes<Arith<S>>;
   for (int t = 0; t < n; t += W) {
-    const int tokens = lanes_of<T>(n - t);
+    const int tokens = lanes_of<Arith<S>>(n - t);
     for (std::int64_t d = 0; d < dim; d += W) {
-      const int lanes = lanes_of<T>(dim - d);
-      Vec<T> v[W];
-      for (int i = 0; i < W; ++i) {
-        v[i] = i < tokens ? load_lanes<S>(key[t + i] + d, dim - d) : Vec<T>{};
-      }
-      transpose<T>(v);
-      for (int i = 0; i < W; ++i) {
-        if (i < lanes) store<T>(k + (d + i) * kTile + t, v[i]);
+      if (dim - d < W) {
+        pack_block<S, false>(key + t, tokens, d, dim, k + t);
+      } else if (tokens < W) {
+        pack_block<S, true>(key + t, tokens, d, dim, k + t);
+      } else {
+        pack_block<S, true>(key + t, W, d, dim, k + t);
       }
       between();
     }
