@@ -82,24 +82,24 @@ void bind_decoder(py::module_& m) {
              const py::gil_scoped_release release;
              decoder.forward(step, plan, scratch_of(scratch), logits, threads);
            })
-      .def("decode", [](const Decoder& decoder, const DecoderStep& step, SegmentPlan& plan,
-                        const Scratch& scratch, const TensorView& logits,
-                        const std::array<TensorView, 6>& params,
-                        const std::array<TensorView, 4>& result, const TensorView* logprob_raw,
-                        const std::array<TensorView, 2>& ends,
-                        const std::optional<StopSearch>& search, double seconds, int threads) {
-        const auto& p = params;
-        const DecodeRun run{{p[0], p[1], p[2], p[3], p[4], p[5]},
-                            {result[0], result[1], result[2], result[3], logprob_raw},
-                            ends[0],
-                            ends[1],
-                            search,
-                            seconds};
-        const py::gil_scoped_release release;
-        const DecodeOutcome outcome =
-            decoder.decode(step, plan, scratch_of(scratch), logits, run, threads);
-        return std::pair(outcome.steps, outcome.draw_seconds);
-      });
+      .def("decode",
+           [](const Decoder& decoder, const DecoderStep& step, SegmentPlan& plan,
+              const Scratch& scratch, const TensorView& logits,
+              const std::array<TensorView, 6>& params, const std::array<TensorView, 4>& result,
+              const TensorView* logprob_raw, const std::array<TensorView, 2>& ends,
+              const std::optional<StopSearch>& search, double seconds, int threads) {
+             const auto& p = params;
+             const DecodeRun run{{p[0], p[1], p[2], p[3], p[4], p[5]},
+                                 {result[0], result[1], result[2], result[3], logprob_raw},
+                                 ends[0],
+                                 ends[1],
+                                 search,
+                                 seconds};
+             const py::gil_scoped_release release;
+             const DecodeOutcome outcome =
+                 decoder.decode(step, plan, scratch_of(scratch), logits, run, threads);
+             return std::pair(outcome.steps, outcome.draw_seconds);
+           });
 }
 
 }  // namespace fastsi

@@ -46,9 +46,8 @@ SegmentPlan::SegmentPlan(const TensorView& page_indptr, const TensorView& page_i
                  "plan.kv_len[", s, "]: is ", length[s], ", its pages hold ", slots - offset[s]);
     FASTSI_CHECK(0 <= begin[s] && begin[s] <= end[s] && end[s] <= rows, "plan: segment ", s,
                  " has rows ", begin[s], "..", end[s], ", must lie in 0..", rows);
-    segments_.push_back(
-        {indptr[s], indptr[s + 1] - indptr[s], offset[s], length[s], start[s], begin[s], end[s],
-         flag[s] != 0, own[s] != 0});
+    segments_.push_back({indptr[s], indptr[s + 1] - indptr[s], offset[s], length[s], start[s],
+                         begin[s], end[s], flag[s] != 0, own[s] != 0});
     pairs_ += static_cast<double>(length[s]) * (end[s] - begin[s]);
   }
   for (std::int32_t page : pages_) {

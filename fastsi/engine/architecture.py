@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsi.engine.attention import LayerCall, ProbeContext, engine_attention
 from fastsi.errors import ModelError
@@ -69,6 +69,17 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The part of a config that describes the language model."""
     text: PreTrainedConfig = config.get_text_config(decoder=True)
     return text
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> tuple[int, ...]:
+    """The tokens that end a sequence, by the model's settings and the tokenizer's."""
+    found: list[int] = []
+    generation = getattr(model, "generation_config", None)
+    for source in (generation, model.config, tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            found += [ids] if isinstance(ids, int) else list(ids)
+    return tuple(dict.fromkeys(found))
 
 
 def _check_config(model: PreTrainedModel) -> None:

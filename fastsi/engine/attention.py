@@ -16,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from fastsi import ops
 from fastsi.engine.kv_pool import KVPool, LayerShape
+from fastsi.engine.plan import SegmentArrays
 from fastsi.errors import ModelError
 
 NAME = "fastsi"
@@ -55,6 +56,12 @@ class StepContext:
     def scales(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Those of a layer's keys and values; None where the cache has none."""
         return (self.k_scales[layer], self.v_scales[layer]) if self.k_scales else (None, None)
+
+
+def host_plan(segments: SegmentArrays) -> ops.SegmentPlan:
+    """The plan over a step's arrays themselves."""
+    fields: dict[str, Any] = {name: torch.from_numpy(array) for name, array in segments.items()}
+    return ops.SegmentPlan(**fields, host=segments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fastsi import ops
 from fastsi.engine.config import EngineConfig
 from fastsi.engine.control import GroupController
+from fastsi.engine.decode_run import give_ahead
 from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.kv_pool import KVPool
 from fastsi.engine.logprobs import launch_likeliest, note_likeliest, score_given
@@ -153,7 +154,7 @@ class Engine:
             return 1  # these are worked out between steps
         if not (self._runner.can_decode() and self._stops.beside_tokens):
             return 1
-        return self.scheduler.give_ahead(self.config.steps_per_call)
+        return give_ahead(table, self.pool, self.config.page_size, self.config.steps_per_call)
 
     def _decode(self, step: Step, count: int) -> list[PathState]:
         """Up to ``count`` steps from this one on; returns the paths that ended with the last."""
@@ -167,12 +168,12 @@ class Engine:
             tokens = run.drawn.token[: run.steps].numpy()
             logprobs = self._sampler.reported(run.drawn)[: run.steps].double().numpy()
             ops.require_drawn(tokens[-1], step.draw_rows)
-            at, *last = self.scheduler.take_in(slots, tokens, logprobs)
+            at = table.record_run(slots, tokens, logprobs)
         with stats.phase("text"):
             hits = None if run.search is None else run.search.hit.numpy().astype(bool)
-            ends = self._stops.find(table, slots, last[0], hits)
+            ends = self._stops.find(table, slots, tokens[-1], hits)
         with stats.phase("commit"):
-            ended = self.scheduler.commit(slots, at, *last, ends)
+            ended = self.scheduler.commit(slots, at, tokens[-1], logprobs[-1], ends)
         stats.steps += run.steps
         stats.generated_tokens += tokens.size
         stats.peak_pages = max(stats.peak_pages, self.pool.peak_used)

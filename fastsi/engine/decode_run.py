@@ -13,6 +13,10 @@ from dataclasses import dataclass
 import torch
 
 from fastsi import ops
+from fastsi.engine.attention import StepContext, host_plan
+from fastsi.engine.kv_pool import KVPool
+from fastsi.engine.plan import Step
+from fastsi.engine.rows import RowTable
 
 SECONDS = 0.5
 """A run begins no step later, since an interrupt is heard only after it."""
@@ -53,3 +57,32 @@ class DecodeRun:
     def most(self) -> int:
         """N."""
         return self.drawn.token.shape[0]
+
+
+def give_ahead(table: RowTable, pool: KVPool, page_size: int, count: int) -> int:
+    """Give decoding paths pages for up to ``count`` tokens from now on, those of this step too.
+
+    Never beyond the end of a path, and only from pages that nobody may have to ask back: for each
+    path another page stays free.
+
+    Returns:
+        For how many tokens each path has pages now, at least 1.
+    """
+    slots = table.active
+    num_out = table.num_out[slots]
+    count = min(count, page_size, int((table.limit[slots] - num_out).min()))
+    short = slots[(num_out + count - 2) // page_size >= table.num_pages[slots]]
+    if len(short) + len(slots) > pool.num_free:
+        return 1
+    table.append_page_each(short, pool.allocate(len(short)))
+    return count
+
+
+def inputs(step: Step, pool: KVPool) -> tuple[torch.Tensor, torch.Tensor, StepContext]:
+    """Tokens and positions [R] of the first step, of decode rows alone, and what it attends to.
+
+    The plan has an entry for the page that `give_ahead` may have given each path.
+    """
+    rows = step.rows(spare_pages=1)
+    context = StepContext.over(pool, torch.from_numpy(rows.slots), host_plan(rows.segments))
+    return torch.from_numpy(rows.input_ids), torch.from_numpy(rows.positions), context

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastsi import ops
-from fastsi.engine.attention import StepContext
+from fastsi.engine.attention import StepContext, host_plan
 from fastsi.engine.frames import SPARE_PAGES, Draws, Frame, Key, power
 from fastsi.engine.fused_decoder import FusedDecoder
 from fastsi.engine.kv_pool import KVPool
-from fastsi.engine.plan import SegmentArrays, Step
+from fastsi.engine.plan import Step
 from fastsi.engine.sampler import Drawn, Sampler
 from fastsi.engine.staging import Array
 from fastsi.ops.segment_attention.work import WorkShape, plan_work
@@ -168,9 +167,3 @@ class DecodeGraphs:
         drawn = self._sampler.sample(logits, frame.settings, scored=scored)
         frame.advance()
         return (logits, *drawn)
-
-
-def host_plan(segments: SegmentArrays) -> ops.SegmentPlan:
-    """The plan over a step's arrays themselves."""
-    fields: dict[str, Any] = {name: torch.from_numpy(array) for name, array in segments.items()}
-    return ops.SegmentPlan(**fields, host=segments)

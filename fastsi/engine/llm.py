@@ -137,7 +137,7 @@ class LLM:
         self._vocab_size = int(architecture.text_config(self.model.config).vocab_size)
         self._detokenizer = Detokenizer(self.tokenizer)
         self._engine = Engine(self._runner, self.config, self._detokenizer)
-        self._eos_ids = _eos_ids(self.model, self.tokenizer)
+        self._eos_ids = architecture.eos_ids(self.model, self.tokenizer)
         if release_weights:  # after all that could refuse a caller's live model
             self._runner.release_weights()
         self._weights_seen = weights.fingerprint(self._runner.model)
@@ -423,16 +423,6 @@ def _auto_tokens(runner: ModelRunner, page_size: int) -> int:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     share = _MEMORY_SHARE.get(runner.device.type, _MEMORY_SHARE["cpu"])
     return max(page_size, min(_MOST_AUTO_TOKENS, int(share * free / per_token)))
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> tuple[int, ...]:
-    found: list[int] = []
-    generation = getattr(model, "generation_config", None)
-    for source in (generation, model.config, tokenizer):
-        ids = getattr(source, "eos_token_id", None)
-        if ids is not None:
-            found += [ids] if isinstance(ids, int) else list(ids)
-    return tuple(dict.fromkeys(found))
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

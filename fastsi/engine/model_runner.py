@@ -12,13 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from fastsi import ops
-from fastsi.engine import architecture, packed_layers, weights
+from fastsi.engine import architecture, decode_run, packed_layers, weights
 from fastsi.engine.agreement import disagreement
 from fastsi.engine.attention import LayerCall, StepContext, engine_attention
 from fastsi.engine.config import Graphs, KVDtype
 from fastsi.engine.fused_decoder import FusedDecoder, NotFused
-from fastsi.engine.decode_run import DecodeRun
-from fastsi.engine.graphs import DecodeGraphs, host_plan
+from fastsi.engine.graphs import DecodeGraphs
 from fastsi.engine.kv_pool import KVPool, LayerShape, cache_dtype
 from fastsi.engine.module_swaps import ModuleSwaps
 from fastsi.engine.packed_layers import PackedLayers, Stamp
@@ -287,22 +286,17 @@ class ModelRunner:
         """Whether `decode` can run, in this session."""
         return self._graphs is None and self._fused is not None and self._fused.can_decode()
 
-    def decode(self, step: Step, pool: KVPool, run: DecodeRun) -> None:
-        """Run several steps in one call, see `DecodeRun`.
+    def decode(self, step: Step, pool: KVPool, run: decode_run.DecodeRun) -> None:
+        """Run several steps in one call, see `decode_run`.
 
         Args:
-            step: the first; of decode rows alone, whose tokens are all known.
+            step: the first; of decode rows alone, whose tokens the host knows.
             pool: keys and values.
             run: over the step's drawing slots; gets the results.
         """
         assert self._fused is not None
-        host = step.rows(spare_pages=1)  # of a path; those that a page is too much for have it
-        plan = host_plan(host.segments)
-        slots = torch.from_numpy(host.slots)
-        context = StepContext.over(pool, slots, plan)
-        ids, positions = torch.from_numpy(host.input_ids), torch.from_numpy(host.positions)
         with torch.no_grad():
-            self._fused.decode(ids, positions, context, run)
+            self._fused.decode(*decode_run.inputs(step, pool), run)
 
     def describe(self) -> dict[str, Any]:
         """Which forward is used and why, and the bytes of weights."""

@@ -118,6 +118,19 @@ class RowTable:
         self.last_token[slots] = tokens
         self.num_known[slots] = at + 1
 
+    def record_run(self, slots: Int, tokens: Int, logprobs: npt.NDArray[np.float64]) -> Int:
+        """Take in tokens [N, D] that were drawn one after the other, but for the last of each slot.
+
+        Returns:
+            int64 [D]: which output token of its path the last one is.
+        """
+        at = self.num_out[slots] + np.arange(len(tokens))[:, None]
+        self.num_out[slots] += len(tokens)
+        before = np.broadcast_to(slots, at.shape)[:-1].ravel()
+        self.record(before, at[:-1].ravel(), tokens[:-1].ravel(), logprobs[:-1].ravel())
+        last: Int = at[-1]
+        return last
+
     def deactivate(self, slots: Int) -> None:
         """Take slots out of ``active``, order kept."""
         if not len(slots):

@@ -117,24 +117,6 @@ class Scheduler:
             sharing=self._config.sharing,
         )
 
-    def give_ahead(self, count: int) -> int:
-        """Give decoding paths pages for up to ``count`` tokens from now on, those of this step too.
-
-        Never beyond the end of a path, and only from pages that nobody may have to ask back: for
-        each path another page stays free.
-
-        Returns:
-            For how many tokens each path has pages now, at least 1.
-        """
-        table, slots, size = self.table, self.table.active, self._config.page_size
-        num_out = table.num_out[slots]
-        count = min(count, size, int((table.limit[slots] - num_out).min()))
-        short = slots[(num_out + count - 2) // size >= table.num_pages[slots]]
-        if len(short) + len(slots) > self._pool.num_free:
-            return 1
-        table.append_page_each(short, self._pool.allocate(len(short)))
-        return count
-
     # Pages
 
     def _available(self, wanted: int) -> int:
@@ -334,26 +316,6 @@ class Scheduler:
         table.activate([slot for slot in slots[~full].tolist() if slot in new] if new else [])
         self._retire(done)
         return done
-
-    def take_in(
-        self, slots: Int, tokens: Int, logprobs: npt.NDArray[np.float64]
-    ) -> tuple[Int, Int, npt.NDArray[np.float64]]:
-        """Record the tokens of a `DecodeRun` but for the last of each path, which may end it.
-
-        Args:
-            slots: int64 [D].
-            tokens: int64 [N, D].
-            logprobs: [N, D], nats.
-
-        Returns:
-            What `commit` is to get: which output token the last one is, tokens and log-probs.
-        """
-        table, count = self.table, len(tokens)
-        at = table.num_out[slots] + np.arange(count)[:, None]
-        table.num_out[slots] += count
-        before = np.broadcast_to(slots, at.shape)[:-1].ravel()
-        table.record(before, at[:-1].ravel(), tokens[:-1].ravel(), logprobs[:-1].ravel())
-        return at[-1], tokens[-1], logprobs[-1]
 
     def commit(
         self,

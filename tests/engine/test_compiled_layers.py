@@ -243,20 +243,17 @@ def test_what_does_not_fit_is_refused(fault: str, message: str) -> None:
     columns_of_plan = [[0, 1], [0], [0], [4], [0], [0], [4], [1], [0], [0, 1, 2, 3]]
     fields = [torch.tensor(values, dtype=torch.int32) for values in columns_of_plan]
     plan = _ext.core().SegmentPlan(*map(view, fields), 64)
+    step = _ext.core().DecoderStep(
+        view(ids),
+        view(positions),
+        view(keep),
+        *map(view, fused._tables),
+        caches[:2] if fault == "caches" else caches,
+        caches,
+        [view(torch.zeros(3, shape.kv_heads, 64))] if fault == "scales" else [],
+        [],
+        view(slots),
+    )
     with pytest.raises(ValueError, match=message):
-        compiled._decoder.forward(
-            view(ids),
-            view(positions),
-            view(keep),
-            *map(view, fused._tables),
-            caches[:2] if fault == "caches" else caches,
-            caches,
-            [view(torch.zeros(3, shape.kv_heads, 64))] if fault == "scales" else [],
-            [],
-            view(slots),
-            plan,
-            list(map(view, scratch)),
-            view(logits),
-            1,
-        )
+        compiled._decoder.forward(step, plan, list(map(view, scratch)), view(logits), 1)
     assert not kept.any(), "something was written all the same"

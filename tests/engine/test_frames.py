@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from fastsi.engine import model_runner
+from fastsi.engine.attention import host_plan
 from fastsi.engine.frames import SPARE_PAGES, Frame
-from fastsi.engine.graphs import DecodeGraphs, host_plan
+from fastsi.engine.graphs import DecodeGraphs
 from fastsi.ops.segment_attention.work import WorkShape, plan_work
 from fastsi.types import SamplingParams
 from tests.engine.test_pipeline import ENDS, MODEL, PROMPTS, check_pages, engine, results, run

@@ -60,7 +60,8 @@ def results(outputs: list[RequestOutput]) -> list[Any]:
 def run(
     params: Any = PARAMS, prompts: Any = PROMPTS, *, pipeline: bool, **config: Any
 ) -> tuple[list[Any], dict[str, Any]]:
-    llm = engine(pipeline=pipeline, **config)
+    """One step per call, unless ``config`` says otherwise."""
+    llm = engine(pipeline=pipeline, **({"steps_per_call": 1} | config))
     found = results(llm.generate(prompts, params, use_tqdm=False))
     check_pages(llm)
     return found, llm.stats()

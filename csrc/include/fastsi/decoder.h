@@ -73,8 +73,8 @@ struct StopSearch {
 
 // Up to N steps of the same R paths, each of which gets a token per step.
 struct DecodeRun {
-  SampleParams params;   // [R]
-  SampledTokens result;  // [N, R]
+  SampleParams params;             // [R]
+  SampledTokens result;            // [N, R]
   TensorView end_indptr, end_ids;  // int64, CSR over rows: tokens that end a row's path
   std::optional<StopSearch> search;
   double seconds = 0;  // no step begins after so many
@@ -100,8 +100,8 @@ class Decoder {
 
   // Steps from `step`, which has ids and keeps all rows: forward, a draw for each row, and what
   // makes the next step of that: ids, positions, slots, the draws' positions and the plan are moved
-  // on. Ends with the step after which a path may end, or whose draw failed (-1). The bits are those
-  // of single calls.
+  // on. Ends with the step after which a path may end, or whose draw failed (-1). The bits are
+  // those of single calls.
   DecodeOutcome decode(const DecoderStep& step, SegmentPlan& plan, const DecoderScratch& scratch,
                        const TensorView& logits, const DecodeRun& run, int threads) const;
 
