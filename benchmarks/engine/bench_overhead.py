@@ -57,10 +57,12 @@ def clocked(seconds: Seconds) -> Iterator[None]:
         return call
 
     class Decoder:
-        """The pass in one call; a fresh session makes it anew, so it is found here."""
+        """The pass, or steps, in one call; a fresh session makes it anew, so it is found here."""
 
         def __init__(self, *parts: Any) -> None:
-            self.forward = clock("decoder", made(*parts).forward)
+            decoder = made(*parts)
+            self.forward = clock("decoder", decoder.forward)
+            self.decode = clock("decoder", decoder.decode)
 
     made = core.Decoder
     patches = [mock.patch.object(core, "Decoder", Decoder)]

@@ -358,6 +358,7 @@ int main(int argc, char** argv) {
       fuzz::kv_write_int8();
       fuzz::attention_int8();
       fuzz::decoder();
+      fuzz::decode_steps();
       fuzz::match_stop();
       fuzz::loops();
     }
