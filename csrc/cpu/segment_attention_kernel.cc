@@ -142,7 +142,8 @@ class BlockAttention {
     });
     each_group<kQueries>(count, [&](auto group, std::int64_t m) {
       score_queries<T, decltype(group)::value>(
-          scratch_.q + (m0 + m) * dim_, scratch_.k, dim_, n, score + m * kTile,
+          scratch_.q + (m0 + m) * dim_, scratch_.k, dim_,
+          seen(s, token, n, m0 + m, m0 + m + group.value, masked), score + m * kTile,
           [&] { few && !values.any() ? keys.ask<2>() : values.ask<2>(); });
     });
     if constexpr (kInt8) {
@@ -159,9 +160,23 @@ class BlockAttention {
     place_values(value, n, row);
     each_group<kQueries>(count, [&](auto group, std::int64_t m) {
       value_queries<T, decltype(group)::value>(
-          score + m * kTile, row, n, wide_, scratch_.rescale + m0 + m,
-          scratch_.acc + (m0 + m) * wide_, [&] { keys.ask<2>(); });
+          score + m * kTile, row, seen(s, token, n, m0 + m, m0 + m + group.value, masked), wide_,
+          scratch_.rescale + m0 + m, scratch_.acc + (m0 + m) * wide_, [&] { keys.ask<2>(); });
     });
+  }
+
+  // Of n tokens of a tile, those up to the last that a row of queries [m, last) sees; the rest has
+  // no weight.
+  int seen(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m,
+           std::int64_t last, bool masked) const {
+    if (!masked) return n;
+    std::int64_t most = 0;
+    for (std::int64_t r = m / group_; r <= (last - 1) / group_; ++r) {
+      const std::int64_t pos = task_.row_pos[block_.row_first + r];
+      const std::int64_t left = visible(s, pos, task_.options.window).last - token;
+      most = left > most ? left : most;
+    }
+    return most < n ? static_cast<int>(most) : n;
   }
 
   // Raises the maxima of the tile's queries by its scores, after soft-cap and mask.
