@@ -78,6 +78,8 @@ class Sampler:
     def run(self, table: RowTable, slots: Int, most: int, search: StopSearch | None) -> DecodeRun:
         """How the slots' next ``most`` tokens are drawn, on a CPU and without adjustments.
 
+        `last` does not get them: it is read where the host does not know a token yet.
+
         Args:
             table: settings and streams of the slots.
             slots: R table slots, none of them adjusted.
