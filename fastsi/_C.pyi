@@ -264,6 +264,7 @@ class Decoder:
         logprob_raw: TensorView | None,
         ends: Sequence[TensorView],
         search: StopSearch | None,
+        top: Sequence[TensorView] | None,
         seconds: float,
         threads: int,
     ) -> tuple[int, float]: ...

@@ -87,13 +87,17 @@ void bind_decoder(py::module_& m) {
               const Scratch& scratch, const TensorView& logits,
               const std::array<TensorView, 6>& params, const std::array<TensorView, 4>& result,
               const TensorView* logprob_raw, const std::array<TensorView, 2>& ends,
-              const std::optional<StopSearch>& search, double seconds, int threads) {
+              const std::optional<StopSearch>& search,
+              const std::optional<std::array<TensorView, 3>>& top, double seconds, int threads) {
              const auto& p = params;
+             std::optional<TopLogprobs> likeliest;
+             if (top) likeliest = TopLogprobs{(*top)[0], (*top)[1], (*top)[2]};
              const DecodeRun run{{p[0], p[1], p[2], p[3], p[4], p[5]},
                                  {result[0], result[1], result[2], result[3], logprob_raw},
                                  ends[0],
                                  ends[1],
                                  search,
+                                 likeliest,
                                  seconds};
              const py::gil_scoped_release release;
              const DecodeOutcome outcome =

@@ -14,15 +14,22 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Row i of [N, R].
+// Entry i of [N, ...].
 TensorView row_of(const TensorView& table, std::int64_t i) {
   TensorView row = table;
   row.data = static_cast<char*>(table.data) +
              i * table.stride[0] * static_cast<std::int64_t>(size_of(table.dtype));
-  row.dims = 1;
-  row.shape[0] = table.shape[1];
-  row.stride[0] = table.stride[1];
+  row.dims = table.dims - 1;
+  for (int d = 0; d < row.dims; ++d) {
+    row.shape[d] = table.shape[d + 1];
+    row.stride[d] = table.stride[d + 1];
+  }
   return row;
+}
+
+void check_steps(const char* name, const TensorView& view, int dims, std::int64_t steps) {
+  require_dims(name, view, dims);
+  require_size(name, view, 0, steps);
 }
 
 // What one step leaves to the next: int64 [R] each.
@@ -98,17 +105,18 @@ DecodeOutcome Decoder::decode(const DecoderStep& step, SegmentPlan& plan,
   const Moving moving(step, run);
   const Ends ends(run, moving.rows);
   const SampledTokens& result = run.result;
-  for (const TensorView* view :
-       {&result.token, &result.logprob, &result.logprob_full, &result.kept_mass}) {
-    require_dims("result", *view, 2);
-    require_size("result", *view, 0, result.token.shape[0]);
-  }
-  if (result.logprob_raw) {
-    require_dims("result", *result.logprob_raw, 2);
-    require_size("result", *result.logprob_raw, 0, result.token.shape[0]);
-  }
   const std::int64_t most = result.token.shape[0];
   FASTSI_CHECK(most > 0, "result: has no rows");
+  for (const TensorView* view :
+       {&result.token, &result.logprob, &result.logprob_full, &result.kept_mass}) {
+    check_steps("result", *view, 2, most);
+  }
+  if (result.logprob_raw) check_steps("result", *result.logprob_raw, 2, most);
+  if (run.top) {
+    check_steps("top.token_ids", run.top->token_ids, 3, most);
+    check_steps("top.logprobs", run.top->logprobs, 3, most);
+    check_steps("top.rank", run.top->rank, 2, most);
+  }
   const auto start = Clock::now();
   DecodeOutcome outcome{0, 0};
   with_team(threads, [&] {
@@ -123,6 +131,12 @@ DecodeOutcome Decoder::decode(const DecoderStep& step, SegmentPlan& plan,
                     {token, row_of(result.logprob, i), row_of(result.logprob_full, i),
                      row_of(result.kept_mass, i), result.logprob_raw ? &raw : nullptr},
                     threads);
+      if (run.top) {
+        top_logprobs(
+            logits, token, nullptr,
+            {row_of(run.top->token_ids, i), row_of(run.top->logprobs, i), row_of(run.top->rank, i)},
+            threads);
+      }
       const auto* tokens = static_cast<const std::int64_t*>(token.data);
       bool last = ends.reached(tokens);
       // Texts take in every token, the last ones too; a failed draw is none.

@@ -77,22 +77,33 @@ struct Paths {
   bool holds(std::int64_t row, std::int64_t at) const { return at < have[row] * page_size; }
 };
 
-// Results of N steps of R rows.
+// Results of N steps of R rows, with `listed` likely tokens of each.
 struct Drawn {
-  Tensor token, logprob, full, mass;
-  Drawn(std::int64_t steps, std::int64_t rows)
+  Tensor token, logprob, full, mass, likely, likely_logprob, rank;
+  Drawn(std::int64_t steps, std::int64_t rows, std::int64_t listed)
       : token(DType::i64, {steps, rows}),
         logprob(DType::f32, {steps, rows}),
         full(DType::f32, {steps, rows}),
-        mass(DType::f32, {steps, rows}) {}
+        mass(DType::f32, {steps, rows}),
+        likely(DType::i64, {steps, rows, listed}),
+        likely_logprob(DType::f32, {steps, rows, listed}),
+        rank(DType::i64, {steps, rows}) {}
   fastsi::SampledTokens views() const { return {token.view, logprob.view, full.view, mass.view}; }
+  fastsi::TopLogprobs top() const { return {likely.view, likely_logprob.view, rank.view}; }
 };
 
-TensorView first_row(TensorView table) {
-  table.dims = 1;
-  table.shape[0] = table.shape[1];
-  table.stride[0] = 1;
+// Entry 0 of [1, ...].
+TensorView first_of(TensorView table) {
+  --table.dims;
+  for (int d = 0; d < table.dims; ++d) {
+    table.shape[d] = table.shape[d + 1];
+    table.stride[d] = table.stride[d + 1];
+  }
   return table;
+}
+
+std::int64_t number(const Tensor& of, std::int64_t i) {
+  return static_cast<const std::int64_t*>(of.view.data)[i];
 }
 
 // How rows draw, and the tokens that end their paths.
@@ -131,7 +142,8 @@ struct Settings {
 struct OneByOne {
   const Model& model;
   const Settings& settings;
-  Words ids, at, tokens;  // what is fed next and where; all tokens, step by step
+  std::int64_t listed;
+  Words ids, at, tokens, likely, ranks;  // what is fed next and where; results, step by step
   std::vector<float> logprobs;
 
   // Whether a path ends with it.
@@ -143,16 +155,23 @@ struct OneByOne {
     }
     fastsi::rms_norm(x.view, model.norm.view, 1e-5, nullptr, x.view, 1);
     fastsi::linear(x.view, model.weights(), {}, logits.view, 1);
-    const Drawn drawn(1, rows);
+    const Drawn drawn(1, rows, listed);
     const Tensor position = words(at);
     fastsi::sample_tokens(logits.view, settings.params(position), nullptr, nullptr,
-                          {first_row(drawn.token.view), first_row(drawn.logprob.view),
-                           first_row(drawn.full.view), first_row(drawn.mass.view)},
+                          {first_of(drawn.token.view), first_of(drawn.logprob.view),
+                           first_of(drawn.full.view), first_of(drawn.mass.view)},
                           1);
+    const auto [likely_ids, likely_logprobs, rank] = drawn.top();
+    fastsi::top_logprobs(logits.view, first_of(drawn.token.view), nullptr,
+                         {first_of(likely_ids), first_of(likely_logprobs), first_of(rank)}, 1);
     bool over = false;
     for (std::int64_t r = 0; r < rows; ++r) {
-      ids[r] = static_cast<const std::int64_t*>(drawn.token.view.data)[r];
+      ids[r] = number(drawn.token, r);
       tokens.push_back(ids[r]);
+      ranks.push_back(number(drawn.rank, r));
+      for (std::int64_t i = 0; i < listed; ++i) {
+        likely.push_back(number(drawn.likely, r * listed + i));
+      }
       logprobs.push_back(static_cast<float>(drawn.full.get(r)));
       ++at[r];
       over = over || settings.ends_at(r, ids[r]);
@@ -176,7 +195,8 @@ void decode_steps() {
   }
   const int fault = pick(0, 5) ? 0 : static_cast<int>(pick(1, 3));
   const double seconds = pick(0, 9) ? 1e9 : 0;
-  OneByOne expected{model, settings, ids, paths.tokens, {}, {}};
+  const std::int64_t listed = pick(0, std::min<std::int64_t>(3, model.vocab));
+  OneByOne expected{model, settings, listed, ids, paths.tokens, {}, {}, {}, {}};
   bool full = false;
   std::int64_t steps = 0;
   for (bool over = false; !over && !full;) {
@@ -202,13 +222,16 @@ void decode_steps() {
       id.view, position.view, kept.view, {model.cos.view, model.sin.view}, {}, {}, {},
       {},      slot.view};
   if (fault == 3) step.ids.reset();
-  const Drawn drawn(most, rows);
-  const fastsi::DecodeRun run{settings.params(draw_position),
-                              drawn.views(),
-                              end_indptr.view,
-                              end_ids.view,
-                              std::nullopt,
-                              seconds};
+  const Drawn drawn(most, rows, listed);
+  fastsi::DecodeRun run{settings.params(draw_position),
+                        drawn.views(),
+                        end_indptr.view,
+                        end_ids.view,
+                        std::nullopt,
+                        std::nullopt,
+                        seconds};
+  const bool lists = pick(0, 1);
+  if (lists) run.top = drawn.top();
   fastsi::SegmentPlan plan = paths.plan();
   fastsi::DecodeOutcome outcome{};
   try {
@@ -219,12 +242,13 @@ void decode_steps() {
   }
   require(fault == 0 && !full, "decode: a bad run was accepted");
   require(outcome.steps == steps, "decode: number of steps");
-  const auto number = [](const Tensor& of, std::int64_t i) {
-    return static_cast<const std::int64_t*>(of.view.data)[i];
-  };
   for (std::int64_t i = 0; i < steps * rows; ++i) {
     require(number(drawn.token, i) == expected.tokens[i], "decode: token");
     require(static_cast<float>(drawn.full.get(i)) == expected.logprobs[i], "decode: log-prob");
+    require(!lists || number(drawn.rank, i) == expected.ranks[i], "decode: rank");
+  }
+  for (std::int64_t i = 0; i < steps * rows * listed && lists; ++i) {
+    require(number(drawn.likely, i) == expected.likely[i], "decode: likely token");
   }
   // The last step's tokens are not fed: the inputs are those of that step.
   for (std::int64_t r = 0; r < rows; ++r) {

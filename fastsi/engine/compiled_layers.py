@@ -142,6 +142,7 @@ class CompiledLayers:
             maybe_view(drawn.logprob_raw),
             [view(run.end_indptr), view(run.end_ids)],
             None if run.search is None else self._search(run.search),
+            None if run.top is None else list(map(view, run.top)),
             SECONDS,
             torch.get_num_threads(),
         )

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from fastsi import ops
 from fastsi.engine.config import EngineConfig
 from fastsi.engine.control import GroupController
-from fastsi.engine.decode_run import give_ahead
+from fastsi.engine.decode_run import MOST_LISTED, give_ahead
 from fastsi.engine.detokenizer import Detokenizer
 from fastsi.engine.kv_pool import KVPool
-from fastsi.engine.logprobs import launch_likeliest, note_likeliest, score_given
+from fastsi.engine.logprobs import launch_likeliest, note_likeliest, note_run, score_given
 from fastsi.engine.model_runner import ModelRunner
 from fastsi.engine.pipeline import Flight, Pipeline
 from fastsi.engine.plan import Step
@@ -150,7 +150,7 @@ class Engine:
         table, slots = self.scheduler.table, self.scheduler.table.active
         if step.chunks or self.config.steps_per_call == 1 or self._pipeline.ahead:
             return 1
-        if table.adjusted[slots].any() or (table.top_count[slots] >= 0).any():
+        if table.adjusted[slots].any() or (table.top_count[slots] > MOST_LISTED).any():
             return 1  # these are worked out between steps
         if not (self._runner.can_decode() and self._stops.beside_tokens):
             return 1
@@ -168,6 +168,8 @@ class Engine:
             tokens = run.drawn.token[: run.steps].numpy()
             logprobs = self._sampler.reported(run.drawn)[: run.steps].double().numpy()
             ops.require_drawn(tokens[-1], step.draw_rows)
+            if run.top is not None:
+                note_run(table, slots, tokens, logprobs, run.top)
             at = table.record_run(slots, tokens, logprobs)
         with stats.phase("text"):
             hits = None if run.search is None else run.search.hit.numpy().astype(bool)

@@ -18,6 +18,8 @@ from fastsi.engine.kv_pool import KVPool
 from fastsi.engine.plan import Step
 from fastsi.engine.rows import RowTable
 
+MOST_LISTED = 64
+"""Likely tokens per token: lists that are longer are made step by step, since a run holds them."""
 SECONDS = 0.5
 """A run begins no step later, since an interrupt is heard only after it."""
 
@@ -49,6 +51,10 @@ class DecodeRun:
     """int64."""
     search: StopSearch | None
     """Finds texts that may end: the step that completes one is the last. Has seen all tokens."""
+    top_count: int = -1
+    """Likely tokens that paths ask for at most; -1: none does."""
+    top: ops.TopLogprobs | None = None
+    """Fields [N, R, count] and [N, R], of all rows if one asks."""
     steps: int = 0
     draw_seconds: float = 0.0
     """Part of the call's time that no pass took."""
@@ -57,6 +63,13 @@ class DecodeRun:
     def most(self) -> int:
         """N."""
         return self.drawn.token.shape[0]
+
+    def make_room(self, vocab: int) -> None:
+        """Set `top`, for logits of ``vocab`` tokens."""
+        if self.top_count >= 0:
+            shape = *self.drawn.token.shape, min(self.top_count, vocab)
+            ids, ranks = torch.empty(shape, dtype=torch.int64), torch.empty_like(self.drawn.token)
+            self.top = ops.TopLogprobs(ids, torch.empty(shape), ranks)
 
 
 def give_ahead(table: RowTable, pool: KVPool, page_size: int, count: int) -> int:

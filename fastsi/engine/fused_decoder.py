@@ -31,6 +31,7 @@ _HEAD_NORMS = {"q_norm", "k_norm"}
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _DECODER = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _LAYER_OPS = ("norm_rope_act", "linear", "segment_attention")
+_DRAW_OPS = ("sample_tokens", "top_logprobs")
 _FIRST_POSITIONS = 1024
 _Run = Callable[..., torch.Tensor]
 
@@ -265,7 +266,7 @@ class FusedDecoder:
     def can_decode(self) -> bool:
         """Whether `decode` can make the steps that follow each other, embedding and draws too."""
         row = self._norm.own.new_empty(0, dtype=self.dtype)
-        draws = self._in_one_call(row) and ops.all_run_on("cpu", ("sample_tokens",), row)
+        draws = self._in_one_call(row) and ops.all_run_on("cpu", _DRAW_OPS, row)
         return draws and self._layers_compiled.looks_up
 
     def decode(
@@ -281,6 +282,7 @@ class FusedDecoder:
             run: how tokens are drawn and where; gets the results.
         """
         tables = self._rotary_tables_for(positions, ahead=run.most - 1)
+        run.make_room(self._head.out_features)
         shape = len(ids), self._head.out_features
         logits = buffer(self._buffers, "logits", shape, self.dtype, ids.device)
         held = self._buffers

@@ -78,6 +78,24 @@ def note_likeliest(
         path.top.append(_listed(token, own, count, *entry))
 
 
+def note_run(
+    table: RowTable, slots: Int, tokens: Int, logprobs: Array, top: ops.TopLogprobs
+) -> None:
+    """`note_likeliest` for the steps of a `DecodeRun`.
+
+    Args:
+        table: of the slots.
+        slots: int64 [D], table slots.
+        tokens: int64 [N, D], drawn.
+        logprobs: [N, D], as reported.
+        top: [N, D] and more, of all slots.
+    """
+    of = np.flatnonzero(table.top_count[slots] >= 0)
+    found = [part.numpy() for part in top]
+    for step, (drawn, own) in enumerate(zip(tokens, logprobs, strict=True)):
+        note_likeliest(table, slots, drawn, own, of, [part[step][of] for part in found])
+
+
 def score_given(step: Step, logits: torch.Tensor) -> None:
     """Log-probs of given continuations, from the rows before each of their tokens.
 

@@ -97,7 +97,9 @@ class Sampler:
             kept_mass=torch.empty(shape),
             logprob_raw=torch.empty(shape) if kept.scored else None,
         )
-        return DecodeRun(ops.SampleParams(**params, position=position), drawn, *kept.ends, search)
+        count = int(table.top_count[slots].max())
+        settings = ops.SampleParams(**params, position=position)
+        return DecodeRun(settings, drawn, *kept.ends, search, count)
 
     def settings(self, table: RowTable, slots: Int, rows: Int) -> dict[str, Array]:
         """All that `sample` reads besides the logits, one array per field."""

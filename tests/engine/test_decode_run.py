@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsi.engine import compiled_layers, core, decode_run, fused_decoder
+from fastsi.engine import LLM, compiled_layers, core, decode_run, fused_decoder
 from fastsi.engine.fused_decoder import FusedDecoder
 from fastsi.engine.kv_pool import KVPool
 from fastsi.engine.model_runner import ModelRunner
@@ -134,6 +135,24 @@ def test_ends_of_texts(rows: int, runs: Runs) -> None:
     config: dict[str, Any] = {"pipeline": False, "max_batch_rows": rows}
     found, _ = run(plain, PROMPTS[:5], **config)
     assert run(plain, PROMPTS[:5], steps_per_call=9, **config)[0] == found
+    assert runs.steps > len(runs.seen)
+
+
+def test_likely_tokens_beside_those_drawn(runs: Runs) -> None:
+    """Lists that are long are made step by step; a path's own does not depend on others'."""
+    few = [dataclasses.replace(FEW_ENDS, logprobs=count) for count in (None, 0, 3, 64, None, 1)]
+    compare(runs, few, 16, max_batch_rows=17)
+    assert runs.steps > len(runs.seen)
+    runs.seen.clear()
+    compare(runs, [dataclasses.replace(FEW_ENDS, logprobs=65)] * len(PROMPTS), 16)
+    assert not runs.seen
+    small = make_model("llama", 2, vocab_size=50)  # fewer tokens than are asked for
+    params, found = SamplingParams(n=4, max_tokens=20, ignore_eos=True, seed=1, logprobs=60), []
+    for steps in (1, 16):
+        llm = LLM(small, kv_cache_tokens=4096, steps_per_call=steps)
+        found.append(results(llm.generate([[3, 4, 5], [6, 7]], params, use_tqdm=False)))
+    assert found[0] == found[1]
+    assert len(found[0][0][5][3]) == 50
     assert runs.steps > len(runs.seen)
 
 

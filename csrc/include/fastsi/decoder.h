@@ -77,7 +77,8 @@ struct DecodeRun {
   SampledTokens result;            // [N, R]
   TensorView end_indptr, end_ids;  // int64, CSR over rows: tokens that end a row's path
   std::optional<StopSearch> search;
-  double seconds = 0;  // no step begins after so many
+  std::optional<TopLogprobs> top;  // [N, R, C], ranks [N, R]
+  double seconds = 0;              // no step begins after so many
 };
 
 struct DecodeOutcome {
