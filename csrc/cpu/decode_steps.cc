@@ -76,11 +76,11 @@ class Ends {
     }
   }
 
-  // Whether a path ends with these tokens, or a draw failed.
+  // Whether a path ends with these tokens.
   bool reached(const std::int64_t* tokens) const {
     for (std::int64_t r = 0; r < rows_; ++r) {
       const auto *first = ids_ + indptr_[r], *last = ids_ + indptr_[r + 1];
-      if (tokens[r] < 0 || std::find(first, last, tokens[r]) != last) return true;
+      if (std::find(first, last, tokens[r]) != last) return true;
     }
     return false;
   }
@@ -138,9 +138,9 @@ DecodeOutcome Decoder::decode(const DecoderStep& step, SegmentPlan& plan,
             threads);
       }
       const auto* tokens = static_cast<const std::int64_t*>(token.data);
-      bool last = ends.reached(tokens);
-      // Texts take in every token, the last ones too; a failed draw is none.
       const bool failed = std::any_of(tokens, tokens + moving.rows, [](auto t) { return t < 0; });
+      bool last = failed || ends.reached(tokens);
+      // Texts take in every token, the last ones too; a failed draw is none.
       if (run.search && !failed) last |= text_may_end(*run.search, token);
       last |= outcome.steps == most || seconds_since(start) > run.seconds;
       if (!last) moving.advance(tokens, plan);
