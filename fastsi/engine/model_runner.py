@@ -283,7 +283,7 @@ class ModelRunner:
         return logits
 
     def can_decode(self) -> bool:
-        """Whether `decode` can run, in this session."""
+        """Whether `decode` can run the model as it is now."""
         return self._graphs is None and self._fused is not None and self._fused.can_decode()
 
     def decode(self, step: Step, pool: KVPool, run: decode_run.DecodeRun) -> None:

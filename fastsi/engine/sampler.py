@@ -45,8 +45,6 @@ class _Kept:
     settings: dict[str, torch.Tensor]
     scored: bool
     adjusted: bool
-    ends: tuple[torch.Tensor, torch.Tensor]
-    """Tokens that end paths, in host memory, see `DecodeRun`."""
 
 
 class Sampler:
@@ -99,7 +97,8 @@ class Sampler:
         )
         count = int(table.top_count[slots].max())
         settings = ops.SampleParams(**params, position=position)
-        return DecodeRun(settings, drawn, *kept.ends, search, count)
+        indptr, ids = map(torch.from_numpy, table.stop_ids(slots))
+        return DecodeRun(settings, drawn, indptr, ids, search, count)
 
     def settings(self, table: RowTable, slots: Int, rows: Int) -> dict[str, Array]:
         """All that `sample` reads besides the logits, one array per field."""
@@ -113,13 +112,11 @@ class Sampler:
     def _kept_for(self, table: RowTable, slots: Int, device: torch.device) -> _Kept:
         if self._kept is None or self._kept.slots is not slots:
             fields = self._paths(table, slots)
-            indptr, ids = table.stop_ids(slots)
             self._kept = _Kept(
                 slots,
                 to_device(fields, device),
                 scored=self.needs_scores(fields),
                 adjusted=bool(table.adjusted[slots].any()),
-                ends=(torch.from_numpy(indptr), torch.from_numpy(ids)),
             )
         return self._kept
 
