@@ -181,3 +181,31 @@ def match_stop(context: Context) -> None:
     call = partial(ops.match_stop, tokens, slots, table, rules, state)
     taken = device_seconds([call], device)
     context.add(f"match_stop, {rows} rows", show_time(taken), seconds=taken)
+
+
+def advance_rows(context: Context) -> None:
+    """What ends a step of 256 rows: one launch, beside torch's own, replayed one after another."""
+    rows, segments = (6, 8) if context.dry else (256, 512)
+    device = context.device
+    live = torch.ones(rows + 1, dtype=torch.int64, device=device)
+    live[-1] = 0
+    records = torch.zeros(segments, 5, dtype=torch.int32, device=device)
+    token = torch.arange(rows, device=device)
+    buffers = ops.RowBuffers(
+        ids=torch.zeros_like(token),
+        moving=torch.zeros(3, rows, dtype=torch.int64, device=device),
+        row_pos=torch.zeros(rows, dtype=torch.int32, device=device),
+        kv_len=torch.zeros(segments, dtype=torch.int32, device=device),
+        span_ends=records[:, 1],
+        live=live,
+        grows_with=torch.arange(2 * segments, device=device) % (rows + 1),
+    )
+    last = torch.zeros_like(token)
+    times = {
+        backend: device_seconds(
+            [partial(ops.advance_rows, token, token, last, buffers, backend=backend)], device
+        )
+        for backend in ("reference", "cpu" if device.type == "cpu" else "triton")
+    }
+    shown = ", ".join(f"{backend} {show_time(taken)}" for backend, taken in times.items())
+    context.add(f"advance_rows, {rows} rows", shown, seconds_by_backend=times)

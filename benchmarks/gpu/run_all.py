@@ -69,6 +69,7 @@ SECTIONS = (
     Section("fused ops", _op_sections.fused_ops, 25),
     Section("linear", _op_sections.linears, 40),
     Section("match_stop", _op_sections.match_stop, 10),
+    Section("advance_rows", _op_sections.advance_rows, 10),
     Section("crossover", _op_sections.crossover, 60),
 )
 """The most telling measurements first, so that a slow machine loses the others."""

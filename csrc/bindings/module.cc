@@ -106,6 +106,13 @@ void bind_ops(py::module_& m) {
       },
       Release());
   m.def(
+      "advance_rows",
+      [](V token, V slots, V last, const std::array<TensorView, 7>& rows) {
+        fastsi::advance_rows(token, slots, last,
+                             {rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6]});
+      },
+      Release());
+  m.def(
       "rms_norm",
       [](V x, V weight, double eps, const TensorView* residual, V out, int threads) {
         fastsi::rms_norm(x, weight, eps, residual, out, threads);

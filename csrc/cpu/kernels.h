@@ -63,7 +63,7 @@ struct LinearBlock {
 };
 struct LinearLayout {
   std::int64_t width;      // columns of a panel
-  std::int64_t lanes;      // of a vector: the grain at which a pair's halves alternate
+  std::int64_t lanes;      // of a vector
   std::int64_t inputs;     // of a step: values of a column that lie side by side
   std::int64_t depth;      // the grain to which k is filled up with zeros
   std::int64_t rows;       // of a register block

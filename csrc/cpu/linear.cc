@@ -39,19 +39,24 @@ float nearest_bf16(float x) {
   return x;
 }
 
-// Packed columns of n output features: a pair's vectors of first and second weights alternate, so
-// both halves are filled up to a vector.
-std::int64_t packed_columns(const LinearLayout& layout, std::int64_t n, bool pair) {
-  return pair ? 2 * ceil_div(n / 2, layout.lanes) * layout.lanes : n;
+// Panels of n output features. Those of a pair hold as many first weights as second ones: first
+// whole vectors, the first ones of what is left beside the second ones, and second whole vectors.
+// So what belongs together lies within vectors.
+std::int64_t panels_of(const LinearLayout& layout, std::int64_t n, bool pair) {
+  return pair ? ceil_div(n / 2, layout.width / 2) : ceil_div(n, layout.width);
 }
 
 // The output feature in a packed column, or a number >= n where the column is padding.
 std::int64_t feature_of(const LinearLayout& layout, const LinearWeights& packed,
                         std::int64_t column) {
   if (!packed.pair) return column;
-  const std::int64_t half = packed.n / 2, group = column / layout.lanes;
-  const std::int64_t feature = group / 2 * layout.lanes + column % layout.lanes;
-  return feature < half ? feature + group % 2 * half : packed.n;
+  const std::int64_t half = packed.n / 2, outputs = layout.width / 2;
+  const std::int64_t whole = outputs / layout.lanes * layout.lanes, rest = outputs - whole;
+  const std::int64_t first = column / layout.width * outputs, at = column % layout.width;
+  const bool second = at >= outputs;
+  const std::int64_t place = at - (second ? outputs : 0);
+  const std::int64_t output = !second ? place : place < rest ? whole + place : place - rest;
+  return first + output < half ? first + output + (second ? half : 0) : packed.n;
 }
 
 const LinearKernel& kernel_of(const char* name, DType dtype) {
@@ -72,8 +77,7 @@ LinearLayout check_packed(const LinearWeights& packed) {
                " parts, must be 1 to 3");
   FASTSI_CHECK(packed.n >= 0 && !(packed.pair && packed.n % 2), "weights: ", packed.n,
                " output features", packed.pair ? ", a pair must have an even number" : "");
-  require_size("weights", data, 0,
-               ceil_div(packed_columns(layout, packed.n, packed.pair), layout.width));
+  require_size("weights", data, 0, panels_of(layout, packed.n, packed.pair));
   require_size("weights", data, 1, filled_up(packed.k, layout) / layout.inputs);
   return layout;
 }
@@ -186,8 +190,8 @@ void check_linear_call(const TensorView& x, std::int64_t k, std::int64_t n, bool
 std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair,
                                                 DType dtype) {
   const LinearLayout layout = kernel_of("weights", dtype).layout();
-  return {ceil_div(packed_columns(layout, n, pair), layout.width),
-          filled_up(k, layout) / layout.inputs, layout.width * layout.inputs};
+  return {panels_of(layout, n, pair), filled_up(k, layout) / layout.inputs,
+          layout.width * layout.inputs};
 }
 
 int linear_parts(const TensorView& weight, int threads) {

@@ -30,22 +30,23 @@ FASTSI_INLINE void fetch_outputs(const LinearTask& task, std::int64_t row, std::
 }
 
 // Writes the outputs of one row for the packed columns [column, column + width): `sums` holds the
-// row's sums for them. Both are multiples of a vector, for a pair of two vectors.
+// row's sums for them; see panels_of in linear.cc for those of a pair.
 FASTSI_INLINE void finish_row(const LinearTask& task, const float* sums, std::int64_t row,
                               std::int64_t column, std::int64_t width) {
   constexpr int W = kLanes<float>;
-  const std::int64_t step = task.pair ? 2 * W : W;
+  const std::int64_t span = task.pair ? width / 2 : width;
   const std::int64_t columns = task.pair ? task.n / 2 : task.n;
   std::int64_t at = task.pair ? column / 2 : column;
   float* out = task.out + row * task.out_stride;
   const float* residual = task.residual + (task.residual ? row * task.residual_stride : 0);
-  for (std::int64_t i = 0; i < width && at < columns; i += step, at += W) {
-    const std::int64_t left = columns - at;
-    const vf first = load(sums + i);
+  for (std::int64_t i = 0; i < span && at < columns; i += W, at += W) {
+    const std::int64_t left = columns - at < span - i ? columns - at : span - i;
+    const vf first = load_lanes(sums + i, left);
     vf y = activate<float>(task.activation,
                            task.bias == nullptr ? first : first + bias_of(task, at, left));
     if (task.pair) {
-      const vf second = load(sums + i + W);
+      const bool whole = i + W <= span;
+      const vf second = load_lanes(sums + (whole ? width - span / W * W + i : span), left);
       y *= task.bias == nullptr ? second : second + bias_of(task, columns + at, left);
     }
     if (task.residual != nullptr) y += load_lanes(residual + at, left);
@@ -68,18 +69,21 @@ void finish_any(const LinearTask& task, const float* sums, std::int64_t row, int
 template <int kVectors, Activation kind, bool kPair, bool kBias, bool kResidual>
 void finish_whole(const LinearTask& task, const float* sums, std::int64_t row, int rows,
                   std::int64_t column) {
-  static_assert(!(kPair && kBias));
-  constexpr int W = kLanes<float>, kSums = kPair ? 2 : 1;
-  const std::int64_t at = column / kSums;
+  static_assert(!(kPair && (kBias || kResidual)));
+  constexpr std::int64_t W = kLanes<float>, kSpan = kVectors * W / (kPair ? 2 : 1);
+  const std::int64_t at = kPair ? column / 2 : column;
   for (int i = 0; i < rows; ++i, ++row, sums += kVectors * W) {
     float* out = task.out + row * task.out_stride + at;
-    for (int v = 0; v < kVectors / kSums; ++v) {
-      vf y = load(sums + v * kSums * W);
-      if constexpr (kBias) y = y + load(task.bias + at + v * W);
+    for (std::int64_t c = 0; c < kSpan; c += W) {  // the last one of a pair may be half a vector
+      vf y = load_lanes(sums + c, kSpan - c);
+      if constexpr (kBias) y = y + load(task.bias + at + c);
       y = activate<float>(kind, y);
-      if constexpr (kPair) y *= load(sums + (v * kSums + 1) * W);
-      if constexpr (kResidual) y += load(task.residual + row * task.residual_stride + at + v * W);
-      store(out + v * W, y);
+      if constexpr (kPair) {
+        const bool whole = c + W <= kSpan;
+        y *= load_lanes(sums + (whole ? kVectors * W - kSpan / W * W + c : kSpan), kSpan - c);
+      }
+      if constexpr (kResidual) y += load(task.residual + row * task.residual_stride + at + c);
+      store_as(out + c, y, lanes_of<float>(kSpan - c));
     }
   }
 }

@@ -7,11 +7,10 @@
 // it at best. Weights that were bfloat16 in their checkpoint have one part that is not 0 and take
 // three products; those of a 4-bit file mostly two, and five.
 //
-// The rows are split once per item. The weights stay float32 in panels of 32 columns, as the
-// AVX-512 kernel reads them, and are split when they are used, by the vector unit while the tile
-// unit multiplies what was split before: that costs little time, and memory is read at 4 bytes per
-// weight, not 6. The tile unit takes subnormal parts as zero; a number that is not finite, or
-// within 2^-9 of the largest, gives NaN.
+// The rows are split once per item. The weights stay float32 in panels of 32 columns and are split
+// when they are used, by the vector unit while the tile unit multiplies what was split before: that
+// costs little time, and memory is read at 4 bytes per weight, not 6. The tile unit takes subnormal
+// parts as zero; a number that is not finite, or within 2^-9 of the largest, gives NaN.
 #include "linear_tiles.h"
 
 namespace fastsi {

@@ -25,7 +25,7 @@ struct LinearPanels {
   // Sums, one vector of weights per column group and input and a broadcast fit the register file:
   // 32 of AVX-512, 16 elsewhere.
 #if defined(__AVX512F__)
-  static constexpr int kVectors = 2, kRows = 8;
+  static constexpr int kVectors = Unit::kInputs == 1 ? 3 : 2, kRows = 8;
 #elif defined(__AVX2__)
   static constexpr int kVectors = 2, kRows = Unit::kInputs == 1 ? 6 : 4;
 #else
@@ -33,7 +33,7 @@ struct LinearPanels {
 #endif
   static constexpr int W = kLanes<float>;
   static constexpr int kWidth = kVectors * W;
-  // AVX-512 shares its layout with AMX, which multiplies 32 k at once.
+  // AVX-512 shares its layout of bfloat16 with AMX, which multiplies 32 k at once.
   static constexpr int kDepthGrain = kWidth == 32 ? 32 : Unit::kInputs;
   static constexpr std::int64_t kChain = 64, kGroup = 8;
   static constexpr std::int64_t kLine = 16;  // words of a cache line
@@ -52,27 +52,28 @@ struct LinearPanels {
     std::int64_t lines;
   };
 
-  // sums [Rows][kWidth] += x[rows] . panel over `steps` steps. `fresh`: the sums start at 0.
-  template <int Rows>
+  // sums [Rows][kWidth] += x[rows] . the first vectors of a panel, over `steps` steps. `fresh`: the
+  // sums start at 0.
+  template <int Rows, int Vectors>
   static void multiply(const float* const* x, const float* panel, std::int64_t steps, bool fresh,
                        Next next, float* sums) {
     std::int64_t s = 0, due = 0;
     do {  // once where there are no steps, so that the sums are set
       const std::int64_t end = steps - s < kChain ? steps : s + kChain;
-      vf sum[Rows][kVectors] = {};
+      vf sum[Rows][Vectors] = {};
       for (; s < end; ++s) {
         for (due += next.lines; due >= kGroup; due -= kGroup, next.at += kLine) {
           __builtin_prefetch(next.at, 0, 2);
         }
-        typename Unit::Weights weights[kVectors];
-        for (int v = 0; v < kVectors; ++v) weights[v] = Unit::weights(panel + s * kWidth + v * W);
+        typename Unit::Weights weights[Vectors];
+        for (int v = 0; v < Vectors; ++v) weights[v] = Unit::weights(panel + s * kWidth + v * W);
         for (int r = 0; r < Rows; ++r) {
           const typename Unit::Value value = Unit::value(x[r] + s * Unit::kWords);
-          for (int v = 0; v < kVectors; ++v) sum[r][v] = Unit::add(value, weights[v], sum[r][v]);
+          for (int v = 0; v < Vectors; ++v) sum[r][v] = Unit::add(value, weights[v], sum[r][v]);
         }
       }
       for (int r = 0; r < Rows; ++r) {
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < Vectors; ++v) {
           float* total = sums + r * kWidth + v * W;
           store(total, fresh ? sum[r][v] : load(total) + sum[r][v]);
         }
@@ -81,17 +82,33 @@ struct LinearPanels {
     } while (s < steps);
   }
 
-  // One table entry per row count, so that the last rows take no other order of additions.
+  // One entry per row count, so that the last rows take no other order of additions, and per
+  // vectors of a panel that hold columns.
   using Multiply = void (*)(const float* const*, const float*, std::int64_t, bool, Next, float*);
-  static constexpr Multiply kMultiply[] = {
-      nullptr,     multiply<1>, multiply<2>, multiply<3>, multiply<4>,
+  template <int Vectors>
+  static Multiply of_rows(int rows) {
+    static constexpr Multiply table[] = {
+        nullptr,
+        multiply<1, Vectors>,
+        multiply<2, Vectors>,
+        multiply<3, Vectors>,
+        multiply<4, Vectors>,
 #if defined(__AVX2__)
-      multiply<5>, multiply<6>,
+        multiply<5, Vectors>,
+        multiply<6, Vectors>,
 #endif
 #if defined(__AVX512F__)
-      multiply<7>, multiply<8>,
+        multiply<7, Vectors>,
+        multiply<8, Vectors>,
 #endif
-  };
+    };
+    return table[rows];
+  }
+  static Multiply multiply_of(int rows, std::int64_t columns) {
+    if (columns <= W) return of_rows<1>(rows);
+    if (kVectors == 3 && columns <= 2 * W) return of_rows<2>(rows);
+    return of_rows<kVectors>(rows);
+  }
 
   // Of `left` rows, those to take next: the last two blocks are alike, since one or two rows alone
   // do not keep the multipliers busy.
@@ -141,6 +158,7 @@ struct LinearPanels {
         const float* panel = weights + p * task.panel_stride + begin * kWidth;
         const std::int64_t kept = all <= kPass ? 0 : p - block.panel_first;
         const float* next = panel + task.panel_stride;
+        const std::int64_t columns = task.pair ? kWidth : task.n - p * kWidth;
         const FinishRows finish = (p + 1) * kWidth <= task.n ? whole : finish_any<kVectors>;
         int count = 0;
         for (std::int64_t r = 0; r < rows; r += count, next += share) {
@@ -153,7 +171,7 @@ struct LinearPanels {
             if (steps == left) fetch_outputs(task, block.row_first + r + i, p * kWidth, kWidth);
           }
           float* sums = all_sums + (kept * rows + r) * kWidth;
-          kMultiply[count](x, panel, steps, begin == 0, {next, lines}, sums);
+          multiply_of(count, columns)(x, panel, steps, begin == 0, {next, lines}, sums);
           if (steps == left) finish(task, sums, block.row_first + r, count, p * kWidth);
         }
       }

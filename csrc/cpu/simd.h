@@ -250,6 +250,11 @@ FASTSI_INLINE void from_arith(float x, f16* p) {
 // The first n elements; the other lanes are 0.
 template <class S>
 FASTSI_INLINE Vec<Arith<S>> load_part(const S* p, int n) {
+#if defined(__AVX512F__)
+  if constexpr (__is_same(S, float)) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+  }
+#endif
   Vec<Arith<S>> v{};
   for (int i = 0; i < n; ++i) v[i] = to_arith(p[i]);
   return v;
@@ -300,6 +305,11 @@ FASTSI_INLINE void store_as(S* p, Vec<Arith<S>> v, int n) {
   if constexpr (sizeof(S) == sizeof(Arith<S>)) {
     if (n == kLanes<Arith<S>>) return store<Arith<S>>(reinterpret_cast<Arith<S>*>(p), v);
   }
+#if defined(__AVX512F__)
+  if constexpr (__is_same(S, float)) {
+    return _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+  }
+#endif
   for (int i = 0; i < n; ++i) from_arith(v[i], p + i);
 }
 

@@ -111,6 +111,7 @@ inline double tolerance(DType dtype) {
 }
 
 // One random call each; main() in fuzz_ops.cc runs them on every instruction set.
+void advance_rows();
 void decode_steps();
 void decoder();
 void match_stop();

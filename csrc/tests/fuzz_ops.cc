@@ -360,6 +360,7 @@ int main(int argc, char** argv) {
       fuzz::decoder();
       fuzz::decode_steps();
       fuzz::match_stop();
+      fuzz::advance_rows();
       fuzz::loops();
     }
     std::printf("%s: %ld rounds, threads: %s\n", fastsi::name_of(isa), rounds,

@@ -145,6 +145,7 @@ class Frame:
         plan: ops.SegmentPlan,
         work: SegmentWork,
         settings: Mapping[str, Array],
+        last: torch.Tensor,
     ) -> None:
         """Copy a step that fits into the buffers, without waiting for the device.
 
@@ -154,6 +155,7 @@ class Frame:
             plan: of these rows.
             work: of this plan.
             settings: of `Sampler`, if the frame draws.
+            last: `Sampler.last`, for tokens that the host does not know yet.
         """
         count = len(rows.input_ids)
         filled = self._padding(self._num_segments, len(self._work.spans))
@@ -169,6 +171,9 @@ class Frame:
         if self.key.draws != "behind" and not step.chunks:
             self._hold(step, rows, work, filled)
         self._rows.fill(filled)
+        if (rows.input_ids < 0).any():
+            ids = self._rows["ids"]
+            ids.copy_(torch.where(ids < 0, last[self._rows["table_slots"]], ids))
         plan.copy_into(self._plan)
         work.copy_into(self._work)
         if self._device.type != "cuda":  # backends of a CPU read the plan; it has to be whole
@@ -244,15 +249,16 @@ class Frame:
                 self._rows[name].index_fill_(0, sent["gone"], value)
             slots.index_fill_(0, sent["gone"], -1)
 
-    def advance(self) -> None:
-        """Make the buffers those of the next step, as the last part of the pass. Recorded."""
-        live = self._rows["live"]
-        row_live, grown = live[:-1], live[self._rows["grows_with"]]
-        self._rows["moving"].add_(row_live)
-        self._rows["ids"].masked_fill_(row_live > 0, -1)
-        self._plan.row_pos.add_(row_live)
-        self._plan.kv_len.add_(grown[: self._num_segments])
-        self._work.spans[:, _KV_END].add_(grown[self._num_segments :])
+    def advance(self, token: torch.Tensor, last: torch.Tensor) -> None:
+        """Store the tokens drawn [width] in ``last`` (`Sampler.last`), and make the buffers those
+        of the next step, as the end of the pass. Recorded."""
+        rows = ops.RowBuffers(
+            row_pos=self._plan.row_pos,
+            kv_len=self._plan.kv_len,
+            span_ends=self._work.spans[:, _KV_END],
+            **{name: self._rows[name] for name in ("ids", "moving", "live", "grows_with")},
+        )
+        ops.advance_rows(token, self._rows["draw_slots"], last, rows)
 
     def passed(self, rows: Int) -> Drawn:
         """Take note of a pass that drew; its tokens, those of the step's paths at ``rows``."""
@@ -263,10 +269,9 @@ class Frame:
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
-        """Token ids, table slots, positions, KV slots, rows whose logits are kept; [width] each."""
+        """Token ids, positions, KV slots, rows whose logits are kept; [width] each."""
         moving = self._rows["moving"]
-        ids, table_slots = self._rows["ids"], self._rows["table_slots"]
-        return ids, table_slots, moving[0], moving[1], self._rows["keep"]
+        return self._rows["ids"], moving[0], moving[1], self._rows["keep"]
 
     @property
     def settings(self) -> dict[str, torch.Tensor]:

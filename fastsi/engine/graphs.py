@@ -118,7 +118,7 @@ class DecodeGraphs:
             self._wait()
             capacity, device = step.table.capacity, self._sampler.last.device
             frame = self._frames[key] = Frame(key, plan, work, capacity=capacity, device=device)
-        frame.fill(step, rows, plan, work, settings)
+        frame.fill(step, rows, plan, work, settings, self._sampler.last)
         return frame
 
     def _draws(self, step: Step, width: int) -> tuple[Draws, dict[str, Array]]:
@@ -157,13 +157,12 @@ class DecodeGraphs:
 
     def _pass(self, frame: Frame) -> tuple[torch.Tensor, ...]:
         """Logits [width, vocab]; tokens and log-probs [width], if the frame draws."""
-        ids, table_slots, positions, slots, keep = frame.inputs
-        tokens = torch.where(ids < 0, self._sampler.last[table_slots], ids)
+        ids, positions, slots, keep = frame.inputs
         context = StepContext.over(self._pool, slots, frame.plan)
-        logits = self.decoder.forward(tokens, positions, context, keep, buffers=self._buffers)
+        logits = self.decoder.forward(ids, positions, context, keep, buffers=self._buffers)
         if frame.key.draws == "behind":
             return (logits,)
         scored = frame.key.draws == "scored"
-        drawn = self._sampler.sample(logits, frame.settings, scored=scored)
-        frame.advance()
-        return (logits, *drawn)
+        token, logprob = self._sampler.sample(logits, frame.settings, scored=scored)
+        frame.advance(token, self._sampler.last)
+        return logits, token, logprob

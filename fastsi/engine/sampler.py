@@ -71,6 +71,8 @@ class Sampler:
         sent = kept.settings | to_device(moving, logits.device)
         adjust = _adjustments(table, slots, logits.device) if kept.adjusted else None
         token, logprob = self.sample(logits, sent, adjust=adjust, scored=kept.scored)
+        # A row of NaN draws -1, which no embedding has; the error is raised when it lands.
+        self.last[sent["draw_slots"]] = token.clamp(min=0)
         return Drawn(sent["draw_slots"], token, logprob, sent["draw_rows"], np.arange(len(slots)))
 
     def run(self, table: RowTable, slots: Int, most: int, search: StopSearch | None) -> DecodeRun:
@@ -132,7 +134,7 @@ class Sampler:
         adjust: ops.LogitAdjust | None = None,
         scored: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and reported log-probs [D]; the tokens go to `last` too. Can be recorded.
+        """Tokens and reported log-probs [D]; `last` does not get them yet. Can be recorded.
 
         Args:
             logits: [L, vocab].
@@ -145,8 +147,6 @@ class Sampler:
         drawn = ops.sample_tokens(
             logits, params, row_index=rows, adjust=adjust, check=False, raw=scored
         )
-        # A row of NaN draws -1, which no embedding has; the error is raised when it lands.
-        self.last[settings["draw_slots"]] = drawn.token.clamp(min=0)
         return drawn.token, self.reported(drawn)
 
     def reported(self, drawn: ops.SampledTokens) -> torch.Tensor:

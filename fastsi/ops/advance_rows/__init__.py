@@ -1,0 +1,1 @@
+"""A batch of decoding rows moved on by the token that each has drawn."""
