@@ -78,16 +78,24 @@ struct LinearTiles {
   static void prepare(const LinearTask& task, std::int64_t row, std::int64_t rows,
                       std::int64_t panels, void* memory) {
     const Scratch scratch(task, rows, panels, memory);
-    for (std::int64_t r = 0; r < scratch.tiles * kTileRows; ++r) {
-      const bool used = r < rows;  // the rows that fill the last tile are zeros
-      const float* x = used ? row_of(task, row + r) : task.x;
-      char* to = scratch.rows(r / kTileRows, 0) + r % kTileRows * kTileRowBytes;
-      for (std::int64_t k = 0; k < task.k; k += kStepDepth, to += Unit::kRowBytes) {
-        const std::int64_t left = used ? task.k - k : 0;
+    for (std::int64_t tile = 0; tile < scratch.tiles; ++tile) {
+      const float* x[kTileRows];  // the rows that fill the last tile are zeros
+      const std::int64_t first = tile * kTileRows;
+      const std::int64_t used = rows - first < kTileRows ? rows - first : kTileRows;
+      for (std::int64_t r = 0; r < used; ++r) x[r] = row_of(task, row + first + r);
+      // Step by step: the parts of one row lie 1 KiB apart, and few such lines stay in the cache.
+      for (std::int64_t step = 0, k = 0; step < scratch.steps; ++step, k += kStepDepth) {
+        const std::int64_t left = task.k - k;
         const auto mask = left >= kStepDepth ? ~0u : (1u << left) - 1;
-        Unit::prepare(
-            _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), x + k),
-            _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), x + k + kStepDepth / 2), to);
+        const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
+        char* to = scratch.rows(tile, step);
+        for (std::int64_t r = 0; r < used; ++r, to += kTileRowBytes) {
+          Unit::prepare(_mm512_maskz_loadu_ps(low, x[r] + k),
+                        _mm512_maskz_loadu_ps(high, x[r] + k + kStepDepth / 2), to);
+        }
+        for (std::int64_t r = used; r < kTileRows; ++r, to += kTileRowBytes) {
+          Unit::prepare(_mm512_setzero_ps(), _mm512_setzero_ps(), to);
+        }
       }
     }
   }
@@ -123,6 +131,8 @@ struct LinearTiles {
     const Scratch scratch(task, rows, block.panels, memory);
     const TileScope scope(rows < kTileRows ? static_cast<int>(rows) : kTileRows);
     const std::int64_t products = Unit::products(task);
+    constexpr int kVectors = kWidth / kLanes<float>;
+    const FinishRows whole = finish_whole_of<kVectors>(task);
     std::int64_t step = 0;
     do {  // once where k is 0, so that the outputs are set
       const std::int64_t left = scratch.steps - step, steps = left < kPass ? left : kPass;
@@ -132,6 +142,7 @@ struct LinearTiles {
       for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
         const float* panel = static_cast<const float*>(task.weights) + p * task.panel_stride +
                              step * Unit::kStepWords;
+        const FinishRows finish = (p + 1) * kWidth <= task.n ? whole : finish_any<kVectors>;
         for (std::int64_t r = 0; r < rows; r += 2 * kTileRows) {
           const std::int64_t tile = r / kTileRows;
           const bool both = tile + 1 < scratch.tiles;
@@ -146,8 +157,8 @@ struct LinearTiles {
                          panel, steps, fetch, scratch.weights);
           store_sums(sums, both);
           if (steps < left) continue;
-          for (std::int64_t i = 0; i < 2 * kTileRows && r + i < rows; ++i)
-            finish_row(task, sums + i * kWidth, block.row_first + r + i, p * kWidth, kWidth);
+          const std::int64_t count = rows - r < 2 * kTileRows ? rows - r : 2 * kTileRows;
+          finish(task, sums, block.row_first + r, static_cast<int>(count), p * kWidth);
         }
       }
       step += steps;
