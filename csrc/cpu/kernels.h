@@ -68,7 +68,7 @@ struct LinearLayout {
   std::int64_t depth;      // the grain to which k is filled up with zeros
   std::int64_t rows;       // of a register block
   std::int64_t row_bytes;  // that an item reads of each row, per k
-  std::int64_t pass;       // k per pass over the rows of an item
+  std::int64_t kept;       // k of each row that an item finds in the cache again and again
 };
 
 // Draw of one row.

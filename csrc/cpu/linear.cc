@@ -135,7 +135,7 @@ void for_each_weight(const TensorView& weight, const LinearWeights& packed, std:
 std::int64_t rows_of_item(std::int64_t rows, const LinearTask& task, std::int64_t panels,
                           const LinearLayout& layout, int threads) {
   const std::int64_t row_bytes =
-      layout.row_bytes * std::clamp<std::int64_t>(task.k, 1, layout.pass);
+      layout.row_bytes * std::clamp<std::int64_t>(task.k, 1, layout.kept);
   const std::int64_t fit = kMostBytes / row_bytes / layout.rows * layout.rows;
   const std::int64_t most = std::clamp(fit, layout.rows, kMostRows);
   std::int64_t best = 0;

@@ -7,10 +7,11 @@
 // it at best. Weights that were bfloat16 in their checkpoint have one part that is not 0 and take
 // three products; those of a 4-bit file mostly two, and five.
 //
-// The rows are split once per item. The weights stay float32 in panels of 32 columns and are split
-// when they are used, by the vector unit while the tile unit multiplies what was split before: that
-// costs little time, and memory is read at 4 bytes per weight, not 6. The tile unit takes subnormal
-// parts as zero; a number that is not finite, or within 2^-9 of the largest, gives NaN.
+// The rows are split once per item. The weights stay float32 in panels of 32 columns, so memory is
+// read at 4 bytes per weight, not 6. They are split for the first rows of an item, by the vector
+// unit while the tile unit multiplies what was split before, and kept for the item's other rows.
+// The tile unit takes subnormal parts as zero; a number that is not finite, or within 2^-9 of the
+// largest, gives NaN.
 #include "linear_tiles.h"
 
 namespace fastsi {
@@ -107,39 +108,41 @@ FASTSI_INLINE void multiply_step(const char* x, std::int64_t next_rows, const ch
 }
 
 // Adds the rows' parts at x, tiles of rows `next_rows` bytes apart, times `steps` steps of a panel
-// to the sums. `parts` holds the weights of two steps.
+// to the sums. `parts` holds those of the weights: of two steps, if the panel is used once.
 template <int Parts, int Tiles>
-void multiply(const char* x, std::int64_t next_rows, const float* panel, std::int64_t steps,
-              Fetch fetch, char* parts) {
+void multiply(Use use, const char* x, std::int64_t next_rows, const float* panel,
+              std::int64_t steps, Fetch fetch, char* parts) {
   constexpr std::int64_t kSlot = 2 * kPartsBytes;
-  if (steps > 0) split_weights<Parts, 0, kSplits>(panel, parts);
+  if (use != Use::again && steps > 0) split_weights<Parts, 0, kSplits>(panel, parts);
   tile_fence();
   for (std::int64_t s = 0; s < steps; ++s, x += kPartsBytes) {
-    const char* w = parts + s % 2 * kSlot;
-    char* to = parts + (s + 1) % 2 * kSlot;
-    panel += kStepDepth * kWidth;
-    if (s + 1 < steps) {
-      multiply_step<Parts, Tiles, true>(x, next_rows, w, panel, to, fetch);
-    } else {
+    const char* w = parts + (use == Use::once ? s % 2 : s) * kSlot;
+    if (use == Use::again || s + 1 == steps) {
       multiply_step<Parts, Tiles, false>(x, next_rows, w, nullptr, nullptr, fetch);
+    } else {
+      char* to = parts + (use == Use::once ? (s + 1) % 2 : s + 1) * kSlot;
+      panel += kStepDepth * kWidth;
+      multiply_step<Parts, Tiles, true>(x, next_rows, w, panel, to, fetch);
     }
   }
 }
 
-using Multiply = void (*)(const char*, std::int64_t, const float*, std::int64_t, Fetch, char*);
+using Multiply = void (*)(Use, const char*, std::int64_t, const float*, std::int64_t, Fetch, char*);
 constexpr Multiply kMultiply[kParts][2] = {{multiply<1, 1>, multiply<1, 2>},
                                            {multiply<2, 1>, multiply<2, 2>},
                                            {multiply<3, 1>, multiply<3, 2>}};
 
 struct Fp32 {
   static constexpr std::int64_t kRowBytes = kPartsBytes, kStepWords = kStepDepth * kWidth;
-  static constexpr std::int64_t kWeightBytes = 2 * 2 * kPartsBytes;
+  static constexpr std::int64_t kPass = 24;
+  static constexpr std::int64_t kWeightBytes = kPass * 2 * kPartsBytes;
 
   FASTSI_INLINE void prepare(__m512 low, __m512 high, char* to) { split<kParts>(low, high, to); }
   static std::int64_t products(const LinearTask& task) { return products_of(task.weight_parts); }
-  static void multiply(const LinearTask& task, bool both, const char* x, std::int64_t next_rows,
-                       const float* panel, std::int64_t steps, const Fetch& fetch, char* scratch) {
-    kMultiply[task.weight_parts - 1][both](x, next_rows, panel, steps, fetch, scratch);
+  static void multiply(const LinearTask& task, Use use, bool both, const char* x,
+                       std::int64_t next_rows, const float* panel, std::int64_t steps,
+                       const Fetch& fetch, char* scratch) {
+    kMultiply[task.weight_parts - 1][both](use, x, next_rows, panel, steps, fetch, scratch);
   }
 };
 using Tiles = LinearTiles<Fp32>;

@@ -6,10 +6,12 @@
 //   kRowBytes        of a tile of rows as prepared, per step
 //   kStepWords       4-byte words of a panel per step
 //   kWeightBytes     scratch of its own
+//   kPass            steps per pass over the rows of an item
 //   prepare(low, high, to)  one row of a step, its two halves of 16 k
 //   products(task)   products of tiles per step, those beside each other counted as one
-//   multiply(task, both, x, next_rows, panel, steps, fetch, scratch)
-//                    adds rows times `steps` steps of a panel to the sums, tiles 0 to 3
+//   multiply(task, use, both, x, next_rows, panel, steps, fetch, scratch)
+//                    adds rows times `steps` steps of a panel, kPass at the most, to the sums,
+//                    tiles 0 to 3
 #pragma once
 
 #include "amx.h"
@@ -29,13 +31,16 @@ struct Fetch {
   }
 };
 
+// Of a part of a panel, in one item: for one block of rows alone, for the first one of several, or
+// for another one.
+enum class Use { once, first, again };
+
 template <class Unit>
 struct LinearTiles {
   static constexpr std::int64_t kWidth = 32;      // columns of a panel: two tiles of sums
   static constexpr std::int64_t kStepDepth = 32;  // k of a tile: 16 pairs
   static constexpr std::int64_t kStepLines = Unit::kStepWords / 16;
-  // Steps of k per pass over the rows of an item: their tiles stay in the second-level cache.
-  static constexpr std::int64_t kPass = 24 * 6 * kTileBytes / (2 * Unit::kRowBytes);
+  static constexpr std::int64_t kPass = Unit::kPass;
   static constexpr std::int64_t kSums = 2 * kTileRows * kWidth;  // of two tiles of rows
 
   static std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -67,7 +72,9 @@ struct LinearTiles {
   static LinearLayout layout() {
     constexpr std::int64_t kBytes = Unit::kRowBytes / (kTileRows * kStepDepth);
     constexpr std::int64_t kInputs = kStepDepth * kWidth / Unit::kStepWords;
-    return {kWidth, kTileRows, kInputs, kStepDepth, 2 * kTileRows, kBytes, kPass * kStepDepth};
+    // Rows are prepared whole, so more of them is kept than the passes read again and again.
+    constexpr std::int64_t kKept = 2 * kPass * kStepDepth;
+    return {kWidth, kTileRows, kInputs, kStepDepth, 2 * kTileRows, kBytes, kKept};
   }
 
   static std::size_t scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels) {
@@ -153,7 +160,8 @@ struct LinearTiles {
           } else {
             load_sums(sums, both);
           }
-          Unit::multiply(task, both, scratch.rows(tile, step), scratch.steps * Unit::kRowBytes,
+          const Use use = r > 0 ? Use::again : scratch.tiles > 2 ? Use::first : Use::once;
+          Unit::multiply(task, use, both, scratch.rows(tile, step), scratch.steps * Unit::kRowBytes,
                          panel, steps, fetch, scratch.weights);
           store_sums(sums, both);
           if (steps < left) continue;
