@@ -90,7 +90,6 @@ struct LinearTiles {
       const std::int64_t first = tile * kTileRows;
       const std::int64_t used = rows - first < kTileRows ? rows - first : kTileRows;
       for (std::int64_t r = 0; r < used; ++r) x[r] = row_of(task, row + first + r);
-      // Step by step: the parts of one row lie 1 KiB apart, and few such lines stay in the cache.
       for (std::int64_t step = 0, k = 0; step < scratch.steps; ++step, k += kStepDepth) {
         const std::int64_t left = task.k - k;
         const auto mask = left >= kStepDepth ? ~0u : (1u << left) - 1;

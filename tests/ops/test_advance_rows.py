@@ -118,8 +118,15 @@ def test_an_index_outside_is_refused_and_nothing_is_changed(
     assert all(torch.equal(was, now) for was, now in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("field", ["last", *FIELDS])
-@pytest.mark.parametrize("wrong", ["dtype", "shape", "strides"])
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        (field, wrong)
+        for field in ("last", *FIELDS)
+        for wrong in ("dtype", "shape", "strides")
+        if (field, wrong) != ("span_ends", "strides")  # these may have any
+    ],
+)
 def test_what_does_not_fit_is_named(field: str, wrong: str) -> None:
     token, slots, last, buffers, _ = draws(8, 4, 4, 3, seed=3)
     values = {"last": last} | {name: getattr(buffers, name) for name in FIELDS}
@@ -128,8 +135,6 @@ def test_what_does_not_fit_is_named(field: str, wrong: str) -> None:
         values[field] = value.float()
     elif wrong == "shape":  # `last` has any length, but one dimension
         values[field] = value[:, :-1] if value.dim() == 2 else value.repeat(2, 2)
-    elif field == "span_ends":
-        return  # any stride
     else:
         values[field] = value.repeat_interleave(2, dim=-1)[..., ::2]
     last = values.pop("last")
