@@ -16,7 +16,7 @@ namespace fastsi {
 namespace FASTSI_ISA {
 
 constexpr int kStep = 32;       // elements of the inner dimension in a tile row
-constexpr int kGroupRows = 32;  // queries that pass through the products together
+constexpr int kGroupRows = 16;  // queries that pass through the products together
 constexpr int kQueryParts = 3;  // also of softmax weights
 
 template <class C>
@@ -48,12 +48,6 @@ FASTSI_INLINE __m512i pair_of(__m512i low, __m512i high) {
 
 FASTSI_INLINE void store_bits(char* to, __m512i bits) { std::memcpy(to, &bits, sizeof bits); }
 
-// Queries [first, first + count) on their way through the products; `side` picks their buffers.
-struct Group {
-  std::int64_t first, count;
-  int side;
-};
-
 // Memory of one block of rows, in bytes from a 64-byte boundary.
 struct AmxScratch {
   std::int64_t steps;     // of head_dim
@@ -63,21 +57,21 @@ struct AmxScratch {
   char* k;                // [parts][steps][kTile / 16][tile]
   char* v;                // [parts][kTile / kStep][wide / 16][tile]
   char* p;                // two of [kQueryParts][kTile / kStep][kGroupRows][64 bytes]
-  float* score;           // two of [kGroupRows][kTile]
-  float* out;             // [kGroupRows][wide]
+  float* score;           // [queries + kGroupRows][kTile]
+  float* out;             // two of [kGroupRows][wide]
 
   static constexpr std::int64_t kWeightBytes =
       std::int64_t{kQueryParts} * (kTile / kStep) * kGroupRows * kTileRowBytes;
 
-  float* scores_of(const Group& group) const { return score + group.side * kGroupRows * kTile; }
-  char* weights_of(const Group& group) const { return p + group.side * kWeightBytes; }
+  char* weights_of(std::int64_t group) const { return p + group % 2 * kWeightBytes; }
+  float* out_of(std::int64_t group) const { return out + group % 2 * kGroupRows * wide; }
 
   static std::int64_t bytes(std::int64_t queries, std::int64_t dim, int parts) {
     const std::int64_t wide = round_up(dim, kStep), steps = wide / kStep;
     return kQueryParts * steps * (queries + kGroupRows) * kTileRowBytes +
            parts * steps * (kTile / 16) * kTileBytes +
            parts * (kTile / kStep) * (wide / 16) * kTileBytes + 2 * kWeightBytes +
-           kGroupRows * (2 * kTile + wide) * 4;
+           ((queries + kGroupRows) * kTile + 2 * kGroupRows * wide) * 4;
   }
   AmxScratch(char* at, std::int64_t queries, std::int64_t dim, int parts) {
     wide = round_up(dim, kStep);
@@ -92,8 +86,8 @@ struct AmxScratch {
     k = take(parts * steps * (kTile / 16) * kTileBytes);
     v = take(parts * (kTile / kStep) * (wide / 16) * kTileBytes);
     p = take(2 * kWeightBytes);
-    score = reinterpret_cast<float*>(take(2 * kGroupRows * kTile * 4));
-    out = reinterpret_cast<float*>(take(kGroupRows * wide * 4));
+    score = reinterpret_cast<float*>(take((queries + kGroupRows) * kTile * 4));
+    out = reinterpret_cast<float*>(take(2 * kGroupRows * wide * 4));
   }
 };
 
@@ -125,26 +119,27 @@ FASTSI_INLINE void amx_pack_queries(const float* q, std::int64_t queries, std::i
 template <class C>
 void amx_pack_keys(const C* const* key, int n, std::int64_t dim, const AmxScratch& to) {
   constexpr int parts = kCacheParts<C>, blocks = kTile / 16;
-  for (int first = 0; first < n; first += kStep) {
-    for (int t0 = first; t0 < first + kStep; t0 += 16) {
-      for (std::int64_t step = 0; step < to.steps; ++step) {
-        vf rows[parts][16];
+  for (int t0 = 0; t0 < static_cast<int>(round_up(n, kStep)); t0 += 16) {
+    for (std::int64_t step = 0; step < to.steps; ++step) {
+      vf half[2][16];
+      for (int i = 0; i < 2; ++i) {
+        vf rows[16];
+#pragma GCC unroll 16
         for (int t = 0; t < 16; ++t) {
-          __m512i low[parts] = {}, high[parts] = {};
-          if (t0 + t < n) {
-            split<parts>(load_element(key[t0 + t], step * kStep, dim), low);
-            split<parts>(load_element(key[t0 + t], step * kStep + 16, dim), high);
-          }
-          for (int i = 0; i < parts; ++i) {
-            rows[i][t] = _mm512_castsi512_ps(pair_of(low[i], high[i]));
-          }
+          rows[t] = t0 + t < n ? load_element(key[t0 + t], step * kStep + i * 16, dim) : vf{};
         }
+        transpose<float>(rows);
+#pragma GCC unroll 16
+        for (int t = 0; t < 16; ++t) half[i][t] = rows[t];
+      }
+      char* tile = to.k + (step * blocks + t0 / 16) * kTileBytes;
+      for (int r = 0; r < 16; ++r) {
+        __m512i low[parts], high[parts];
+        split<parts>(half[0][r], low);
+        split<parts>(half[1][r], high);
         for (int i = 0; i < parts; ++i) {
-          transpose<float>(rows[i]);
-          char* tile = to.k + ((i * to.steps + step) * blocks + t0 / 16) * kTileBytes;
-          for (int r = 0; r < 16; ++r) {
-            store_bits(tile + r * kTileRowBytes, _mm512_castps_si512(rows[i][r]));
-          }
+          store_bits(tile + i * to.steps * blocks * kTileBytes + r * kTileRowBytes,
+                     pair_of(low[i], high[i]));
         }
       }
     }
@@ -178,32 +173,35 @@ struct Side {
   std::int64_t part, step;
 };
 
-// out[16 * M][32] = a . b over `steps` steps of 32: b's two tiles of 16 columns lie side by side.
-// After each step `between` may do vector work, which runs while the tiles multiply.
-template <int M, int parts, class Between>
+// out[16][16 * N] = a . b over `steps` steps of 32: b's N tiles of 16 columns lie side by side.
+// After each step `between` may do vector work, which runs while the tiles multiply; before each
+// product of parts `ask` may ask for memory.
+template <int N, int parts, class Between, class Ask>
 FASTSI_INLINE void tile_product(Side a, Side b, std::int64_t steps, float* out,
-                                std::int64_t out_stride, Between& between) {
+                                std::int64_t out_stride, Between& between, const Ask& ask) {
   tile_fence();
   _tile_zero(0);
   _tile_zero(1);
-  if constexpr (M == 2) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
+  if constexpr (N > 2) _tile_zero(2);
+  if constexpr (N > 3) _tile_zero(3);
   for (int level = 2; level >= 0; --level) {
     for (int j = 0; j < parts && j <= level; ++j) {
+      ask();
       const char* left = a.data + (level - j) * a.part;
       const char* right = b.data + j * b.part;
       for (std::int64_t step = 0; step < steps; ++step, left += a.step, right += b.step) {
         _tile_loadd(4, left, kTileRowBytes);
-        _tile_loadd(6, right, kTileRowBytes);
-        _tile_loadd(7, right + kTileBytes, kTileRowBytes);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        if constexpr (M == 2) {
-          _tile_loadd(5, left + kTileBytes, kTileRowBytes);
-          _tile_dpbf16ps(2, 5, 6);
-          _tile_dpbf16ps(3, 5, 7);
+        _tile_loadd(5, right, kTileRowBytes);
+        _tile_loadd(6, right + kTileBytes, kTileRowBytes);
+        _tile_dpbf16ps(0, 4, 5);
+        _tile_dpbf16ps(1, 4, 6);
+        if constexpr (N > 2) {
+          _tile_loadd(7, right + 2 * kTileBytes, kTileRowBytes);
+          _tile_dpbf16ps(2, 4, 7);
+        }
+        if constexpr (N > 3) {
+          _tile_loadd(5, right + 3 * kTileBytes, kTileRowBytes);
+          _tile_dpbf16ps(3, 4, 5);
         }
         between();
       }
@@ -212,10 +210,8 @@ FASTSI_INLINE void tile_product(Side a, Side b, std::int64_t steps, float* out,
   const std::int64_t stride = out_stride * 4;
   _tile_stored(0, out, stride);
   _tile_stored(1, out + 16, stride);
-  if constexpr (M == 2) {
-    _tile_stored(2, out + 16 * out_stride, stride);
-    _tile_stored(3, out + 16 * out_stride + 16, stride);
-  }
+  if constexpr (N > 2) _tile_stored(2, out + 32, stride);
+  if constexpr (N > 3) _tile_stored(3, out + 48, stride);
 }
 
 // Products of parts that tile_product adds, for a cache of so many parts.
@@ -236,50 +232,72 @@ struct Spread {
   }
 };
 
-// Scores of a group against the packed keys of n tokens; meanwhile row(0), ..., row(rows - 1).
-template <class C, class Row>
-FASTSI_INLINE void amx_scores(const AmxScratch& s, const Group& group, int n, const Row& row,
-                              std::int64_t rows) {
+// Scores of queries [first, first + kGroupRows) against the packed keys of n tokens; meanwhile
+// row(0), ..., row(rows - 1).
+template <class C, class Row, class Ask>
+FASTSI_INLINE void amx_scores(const AmxScratch& s, std::int64_t first, int n, const Row& row,
+                              std::int64_t rows, const Ask& ask) {
   constexpr int parts = kCacheParts<C>, blocks = kTile / 16;
-  Spread<Row> between{row, rows, (n + kStep - 1) / kStep * products_of(parts) * s.steps};
-  const Side a{s.q + group.first * kTileRowBytes, s.steps * s.q_stride, s.q_stride};
-  for (int t = 0; t < n && group.count > 0; t += kStep) {
-    const Side b{s.k + t / 16 * kTileBytes, s.steps * blocks * kTileBytes, blocks * kTileBytes};
-    float* out = s.scores_of(group) + t;
-    group.count > kTileRows ? tile_product<2, parts>(a, b, s.steps, out, kTile, between)
-                            : tile_product<1, parts>(a, b, s.steps, out, kTile, between);
-  }
+  Spread<Row> between{row, rows, products_of(parts) * s.steps};
+  const Side a{s.q + first * kTileRowBytes, s.steps * s.q_stride, s.q_stride};
+  const Side b{s.k, s.steps * blocks * kTileBytes, blocks * kTileBytes};
+  float* out = s.score + first * kTile;
+  n > kStep ? tile_product<4, parts>(a, b, s.steps, out, kTile, between, ask)
+            : tile_product<2, parts>(a, b, s.steps, out, kTile, between, ask);
   between.finish();
 }
 
 // Weights of a group times the values of n tokens; meanwhile row(0), ..., row(rows - 1).
-template <class C, class Row>
-FASTSI_INLINE void amx_values(const AmxScratch& s, const Group& group, int n, const Row& row,
-                              std::int64_t rows) {
+template <class C, class Row, class Ask>
+FASTSI_INLINE void amx_values(const AmxScratch& s, std::int64_t group, int n, const Row& row,
+                              std::int64_t rows, const Ask& ask) {
   constexpr int parts = kCacheParts<C>, steps = kTile / kStep;
   constexpr std::int64_t of_p = kGroupRows * kTileRowBytes;
   const std::int64_t of_v = s.wide / 16 * kTileBytes, used = (n + kStep - 1) / kStep;
-  Spread<Row> between{row, rows, s.steps * products_of(parts) * used};
+  Spread<Row> between{row, rows, (s.wide + 63) / 64 * products_of(parts) * used};
   const Side a{s.weights_of(group), steps * of_p, of_p};
-  for (std::int64_t d = 0; d < s.wide && group.count > 0; d += kStep) {
+  for (std::int64_t d = 0; d < s.wide; d += 64) {
     const Side b{s.v + d / 16 * kTileBytes, steps * of_v, of_v};
-    group.count > kTileRows ? tile_product<2, parts>(a, b, used, s.out + d, s.wide, between)
-                            : tile_product<1, parts>(a, b, used, s.out + d, s.wide, between);
+    float* out = s.out_of(group) + d;
+    s.wide - d > kStep ? tile_product<4, parts>(a, b, used, out, s.wide, between, ask)
+                       : tile_product<2, parts>(a, b, used, out, s.wide, between, ask);
   }
   between.finish();
 }
 
-// Weights of one query against its new maximum, split for the next product; returns their sum, by
-// lanes. Scores past n must be -inf up to a whole step.
-FASTSI_INLINE vf amx_weigh(const float* score, float base, int n, char* p) {
+// 2^x for x <= 0, and 0 where float32 has only subnormals. Four operations less than exp_neg: few
+// fit beside the tiles. Its argument is rounded, which matters only where the result is small.
+FASTSI_INLINE vf exp2_neg(vf x) {
+  const vf f = _mm512_reduce_ps(x, 0x09);  // x - floor(x)
+  vf p = splat<float>(1.86713007e-3f);     // minimax of 2^f on [0, 1) that is exact at 0
+  p = fma(p, f, splat<float>(9.017030322e-3f));
+  p = fma(p, f, splat<float>(5.57999131e-2f));
+  p = fma(p, f, splat<float>(2.401644502e-1f));
+  p = fma(p, f, splat<float>(6.931513118e-1f));
+  p = fma(p, f, splat<float>(1.0f));
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, splat<float>(-126.0f), _CMP_NLT_UQ), p, x);
+}
+
+// Turns N vectors of a query's scores into weights; returns their sum, by lanes.
+template <int N>
+FASTSI_INLINE vf amx_weigh(float* score, float base) {
+  const vf log2e = splat<float>(1.44269504f);
+  vf total[2];
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) {
+    const vf p = exp2_neg((load(score + i * 16) - splat(base)) * log2e);
+    store(score + i * 16, p);
+    total[i & 1] = i < 2 ? p : total[i & 1] + p;
+  }
+  return total[0] + total[1];
+}
+
+// Splits the weights of one query over n tokens for their product with the values.
+FASTSI_INLINE void amx_split_weights(const float* weight, int n, char* p) {
   constexpr std::int64_t part = kTile / kStep * kGroupRows * kTileRowBytes;
   const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));
-  vf total{};
   for (int t = 0; t < n; t += kStep) {
-    vf low = exp_neg(load(score + t) - splat(base)),
-       high = exp_neg(load(score + t + 16) - splat(base));
-    total += low;
-    total += high;
+    vf low = load(weight + t), high = load(weight + t + 16);
     char* to = p + t / kStep * kGroupRows * kTileRowBytes;
     for (int i = 0; i < kQueryParts; ++i, to += part) {
       // Truncated, not rounded: an operation less, and the values' parts are rounded already.
@@ -289,7 +307,6 @@ FASTSI_INLINE vf amx_weigh(const float* score, float base, int n, char* p) {
       high = high - _mm512_castsi512_ps(_mm512_and_si512(b, mask));
     }
   }
-  return total;
 }
 
 }  // namespace FASTSI_ISA

@@ -111,9 +111,9 @@ class BlockAttention {
 #if defined(FASTSI_AMX)
     if constexpr (kTiles) {
       if (!s.per_path) {
-        pages_.fetch(next_key, 0, next_n);
-        pages_.fetch(value, 0, n);
-        return multiply_tiles(s, token, n, m0, count, masked, key, value);
+        return multiply_tiles(s, token, n, m0, count, masked, key, value,
+                              LinesAhead(next_key, next_n, dim_),
+                              LinesAhead(next_value, next_n, dim_));
       }
     }
 #endif
@@ -231,60 +231,97 @@ class BlockAttention {
 #endif
 
 #if defined(FASTSI_AMX)
-  // The same for a span that many rows may share: repacked once, multiplied on matrix tiles. Groups
-  // of queries go through in a pipeline: while the tiles multiply the scores of the next group and
-  // the values of the previous one, the vector units do the softmax of the current one.
+  // The same for a span that many rows may share: repacked once, multiplied on matrix tiles, by the
+  // keys for all groups of queries and then by the values, so that each in turn stays in the
+  // first-level cache. Meanwhile the vector units do the softmax of other groups, and the next
+  // tile comes from memory.
   void multiply_tiles(const SegmentPlan::Segment& s, std::int64_t token, int n, std::int64_t m0,
-                      std::int64_t count, bool masked, const C* const* key, const C* const* value) {
+                      std::int64_t count, bool masked, const C* const* key, const C* const* value,
+                      LinesAhead keys, LinesAhead values) {
     if (!packed_queries_) amx_pack_queries(scratch_.q, queries_, dim_, tiles_);
     packed_queries_ = true;
     amx_pack_keys<C>(key, n, dim_, tiles_);
     amx_pack_values<C>(value, n, dim_, tiles_);
-    const std::int64_t end = m0 + count;
-    Group previous{m0, 0, 0}, current{m0, 0, 0};
-    do {
-      const std::int64_t first = current.first + current.count;
-      const Group next{first, end - first < kGroupRows ? end - first : kGroupRows,
-                       current.side ^ 1};
-      const std::int64_t half = current.count / 2;
-      const auto weigh = [&](std::int64_t i) { weigh_query(current, i, n); };
-      const auto finish = [&](std::int64_t i) {
-        const std::int64_t later = i - (current.count - half);
-        later < 0 ? weigh(half + i) : raise_query(next, later, n);
+    const auto ask = [&] { keys.any() ? keys.ask<8, 2>() : values.ask<8, 2>(); };
+    const Groups groups{m0, count};
+    weigh_groups(s, token, n, groups, masked, ask);
+    add_groups(n, groups, ask);
+  }
+
+  // Queries [first, first + count) in groups of kGroupRows.
+  struct Groups {
+    std::int64_t begin, queries;
+    std::int64_t count() const { return (queries + kGroupRows - 1) / kGroupRows; }
+    std::int64_t first(std::int64_t g) const { return begin + g * kGroupRows; }
+    std::int64_t size(std::int64_t g) const {
+      const std::int64_t left = queries - g * kGroupRows;
+      return g < 0 || left < 0 ? 0 : left < kGroupRows ? left : kGroupRows;
+    }
+  };
+
+  // Scores of all groups, which become weights while the next group is multiplied.
+  template <class Ask>
+  void weigh_groups(const SegmentPlan::Segment& s, std::int64_t token, int n, const Groups& groups,
+                    bool masked, const Ask& ask) {
+    for (std::int64_t g = 0; g <= groups.count(); ++g) {
+      const std::int64_t m = groups.first(g - 1), rows = groups.size(g - 1);
+      const std::int64_t work = rows > 0 ? 2 * rows + 1 : 0;
+      const auto soften = [&](std::int64_t i) {
+        if (i < rows) raise_query(m + i, n);
+        if (i == rows) raise_maxima<float>(rows, scratch_.top + m, scratch_.rescale + m);
+        if (i > rows) weigh_query(m + i - rows - 1, n);
       };
-      amx_scores<C>(tiles_, next, n, weigh, half);
-      if (task_.options.softcap > 0) cap(tiles_.scores_of(next), next.count, n);
-      if (masked) mask(s, token, n, next.first, next.count, tiles_.scores_of(next));
-      amx_values<C>(tiles_, previous, n, finish, current.count - half + next.count);
-      raise_maxima<float>(next.count, scratch_.top + next.first, scratch_.rescale + next.first);
-      add_values(previous);
-      previous = current;
-      current = next;
-    } while (previous.count + current.count > 0);
+      if (g == groups.count()) {
+        for (std::int64_t i = 0; i < work; ++i) soften(i);
+        break;
+      }
+      amx_scores<C>(tiles_, groups.first(g), n, soften, work, ask);
+      float* score = tiles_.score + groups.first(g) * kTile;
+      if (task_.options.softcap > 0) cap(score, groups.size(g), n);
+      if (masked) mask(s, token, n, groups.first(g), groups.size(g), score);
+    }
   }
 
-  void raise_query(const Group& group, std::int64_t i, int n) {
-    const std::int64_t m = group.first + i;
-    scratch_.rescale[m] =
-        max_with<float>(tiles_.scores_of(group) + i * kTile, n, kStep, scratch_.top[m]);
+  // Adds the weighted values of all groups. While one is multiplied the weights of the next are
+  // split, and what the tiles gave for the previous one is added.
+  template <class Ask>
+  void add_groups(int n, const Groups& groups, const Ask& ask) {
+    for (std::int64_t g = -1; g <= groups.count(); ++g) {
+      const std::int64_t after = groups.size(g + 1), before = groups.size(g - 1);
+      const auto pass = [&](std::int64_t i) {
+        if (i < after) {
+          amx_split_weights(tiles_.score + (groups.first(g + 1) + i) * kTile, n,
+                            tiles_.weights_of(g + 1) + i * kTileRowBytes);
+        } else {
+          i -= after;
+          add_values(groups.first(g - 1) + i, tiles_.out_of(g - 1) + i * tiles_.wide);
+        }
+      };
+      if (groups.size(g) > 0) {
+        amx_values<C>(tiles_, g, n, pass, after + before, ask);
+      } else {
+        for (std::int64_t i = 0; i < after + before; ++i) pass(i);
+      }
+    }
   }
 
-  void weigh_query(const Group& group, std::int64_t i, int n) {
-    const std::int64_t m = group.first + i;
-    add_weights<float>(amx_weigh(tiles_.scores_of(group) + i * kTile, base_of(scratch_.top[m]), n,
-                                 tiles_.weights_of(group) + i * kTileRowBytes),
+  void raise_query(std::int64_t m, int n) {
+    scratch_.rescale[m] = max_with<float>(tiles_.score + m * kTile, n, kStep, scratch_.top[m]);
+  }
+
+  void weigh_query(std::int64_t m, int n) {
+    float* score = tiles_.score + m * kTile;
+    const float base = base_of(scratch_.top[m]);
+    add_weights<float>(n > kStep ? amx_weigh<4>(score, base) : amx_weigh<2>(score, base),
                        scratch_.rescale[m], scratch_.sum + m * W);
   }
 
   // acc = acc * rescale + what the tiles gave.
-  void add_values(const Group& group) {
-    for (std::int64_t i = 0; i < group.count; ++i) {
-      const vf rescale = splat(scratch_.rescale[group.first + i]);
-      float* acc = scratch_.acc + (group.first + i) * wide_;
-      const float* out = tiles_.out + i * tiles_.wide;
-      for (std::int64_t d = 0; d < wide_; d += W) {
-        store(acc + d, fma(load(acc + d), rescale, load(out + d)));
-      }
+  void add_values(std::int64_t m, const float* out) {
+    const vf rescale = splat(scratch_.rescale[m]);
+    float* acc = scratch_.acc + m * wide_;
+    for (std::int64_t d = 0; d < wide_; d += W) {
+      store(acc + d, fma(load(acc + d), rescale, load(out + d)));
     }
   }
 #endif

@@ -20,10 +20,11 @@ class LinesAhead {
 
   bool any() const { return row_ < end_; }
 
-  template <int count>
+  // Level 3: into the first-level cache; 2: only into the second.
+  template <int count, int level = 3>
   inline __attribute__((always_inline)) void ask() {
     for (int i = 0; i < count && row_ < end_; ++i) {
-      __builtin_prefetch(*row_ + at_, 0, 3);
+      __builtin_prefetch(*row_ + at_, 0, level);
       at_ += 64;
       if (at_ >= bytes_) at_ = 0, ++row_;
     }
@@ -76,16 +77,6 @@ class KvPages {
       std::memcpy(v + t, task_.v_scale + at, bytes);
     });
     for (int t = n; t < kTile; ++t) k[t] = v[t] = 0;
-  }
-
-  // Asks for rows [first, last) at once.
-  void fetch(const C* const* row, std::int64_t first, std::int64_t last) const {
-    constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(C));
-    for (std::int64_t t = first; t < last; ++t) {
-      for (std::int64_t d = 0; d < task_.head_dim; d += kLine) {
-        __builtin_prefetch(row[t] + d, 0, 2);
-      }
-    }
   }
 
  private:
