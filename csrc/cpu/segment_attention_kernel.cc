@@ -248,7 +248,7 @@ class BlockAttention {
     add_groups(n, groups, ask);
   }
 
-  // Queries [first, first + count) in groups of kGroupRows.
+  // Queries [begin, begin + queries) in groups of kGroupRows.
   struct Groups {
     std::int64_t begin, queries;
     std::int64_t count() const { return (queries + kGroupRows - 1) / kGroupRows; }
