@@ -17,6 +17,7 @@ namespace FASTSI_ISA {
 
 constexpr int kStep = 32;       // elements of the inner dimension in a tile row
 constexpr int kGroupRows = 16;  // queries that pass through the products together
+constexpr int kColumns = 64;    // of a product at most: four tiles of sums
 constexpr int kQueryParts = 3;  // also of softmax weights
 
 template <class C>
@@ -237,6 +238,7 @@ struct Spread {
 template <class C, class Row, class Ask>
 FASTSI_INLINE void amx_scores(const AmxScratch& s, std::int64_t first, int n, const Row& row,
                               std::int64_t rows, const Ask& ask) {
+  static_assert(kTile == kColumns);
   constexpr int parts = kCacheParts<C>, blocks = kTile / 16;
   Spread<Row> between{row, rows, products_of(parts) * s.steps};
   const Side a{s.q + first * kTileRowBytes, s.steps * s.q_stride, s.q_stride};
@@ -254,9 +256,9 @@ FASTSI_INLINE void amx_values(const AmxScratch& s, std::int64_t group, int n, co
   constexpr int parts = kCacheParts<C>, steps = kTile / kStep;
   constexpr std::int64_t of_p = kGroupRows * kTileRowBytes;
   const std::int64_t of_v = s.wide / 16 * kTileBytes, used = (n + kStep - 1) / kStep;
-  Spread<Row> between{row, rows, (s.wide + 63) / 64 * products_of(parts) * used};
+  Spread<Row> between{row, rows, (s.wide + kColumns - 1) / kColumns * products_of(parts) * used};
   const Side a{s.weights_of(group), steps * of_p, of_p};
-  for (std::int64_t d = 0; d < s.wide; d += 64) {
+  for (std::int64_t d = 0; d < s.wide; d += kColumns) {
     const Side b{s.v + d / 16 * kTileBytes, steps * of_v, of_v};
     float* out = s.out_of(group) + d;
     s.wide - d > kStep ? tile_product<4, parts>(a, b, used, out, s.wide, between, ask)
