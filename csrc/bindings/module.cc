@@ -56,13 +56,13 @@ void bind_ops(py::module_& m) {
       },
       Release());
   py::class_<LinearWeights>(m, "LinearWeights")
-      .def(py::init([](V data, std::int64_t n, std::int64_t k, bool pair, int parts) {
-        return LinearWeights{data, n, k, pair, parts};
+      .def(py::init([](V data, std::int64_t n, std::int64_t k, bool pair, int bytes) {
+        return LinearWeights{data, n, k, pair, bytes};
       }));
-  m.def("linear_parts", &fastsi::linear_parts, Release());
-  m.def("linear_packed_shape", [](std::int64_t n, std::int64_t k, bool pair, bool bf16) {
+  m.def("linear_bytes", &fastsi::linear_bytes, Release());
+  m.def("linear_packed_shape", [](std::int64_t n, std::int64_t k, bool pair, bool bf16, int bytes) {
     const auto dtype = bf16 ? fastsi::DType::bf16 : fastsi::DType::f32;
-    return fastsi::linear_packed_shape(n, k, pair, dtype);
+    return fastsi::linear_packed_shape(n, k, pair, dtype, bytes);
   });
   m.def("linear_pack", &fastsi::linear_pack, Release());
   m.def("linear_unpack", &fastsi::linear_unpack, Release());

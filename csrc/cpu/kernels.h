@@ -55,7 +55,7 @@ struct LinearTask {
   std::int64_t k, n;
   Activation activation;
   bool pair;
-  int weight_parts;  // as LinearWeights::parts
+  int weight_bytes;  // as LinearWeights::bytes
 };
 struct LinearBlock {
   std::int64_t row_first, row_last, panel_first, panel_last;
@@ -69,6 +69,7 @@ struct LinearLayout {
   std::int64_t rows;       // of a register block
   std::int64_t row_bytes;  // that an item reads of each row, per k
   std::int64_t kept;       // k of each row that an item finds in the cache again and again
+  int least_bytes;         // of a float32 that are stored if the others are 0
 };
 
 // Draw of one row.

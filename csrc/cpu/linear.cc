@@ -6,6 +6,7 @@
 #include "fastsi/isa.h"
 #include "fastsi/parallel.h"
 #include "kernels.h"
+#include "linear_short_weights.h"
 
 namespace fastsi {
 namespace {
@@ -26,24 +27,25 @@ thread_local struct {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-std::int64_t filled_up(std::int64_t k, const LinearLayout& layout) {
-  return ceil_div(k, layout.depth) * layout.depth;
-}
-
-// As the kernel on tiles splits: ties go away from zero.
-float nearest_bf16(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  bits = (bits + 0x8000u) & 0xFFFF0000u;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 // Panels of n output features. Those of a pair hold as many first weights as second ones: first
 // whole vectors, the first ones of what is left beside the second ones, and second whole vectors.
 // So what belongs together lies within vectors.
 std::int64_t panels_of(const LinearLayout& layout, std::int64_t n, bool pair) {
   return pair ? ceil_div(n / 2, layout.width / 2) : ceil_div(n, layout.width);
+}
+
+// Bytes stored of a weight.
+int stored_bytes(const LinearLayout& layout, DType dtype, int bytes) {
+  return dtype == DType::bf16 ? 2 : std::max(bytes, layout.least_bytes);
+}
+
+std::array<std::int64_t, 3> shape_of(const LinearLayout& layout, std::int64_t n, std::int64_t k,
+                                     bool pair, DType dtype, int bytes) {
+  const auto size = static_cast<std::int64_t>(size_of(dtype));
+  const std::int64_t filled = ceil_div(k, layout.depth) * layout.depth;
+  return {panels_of(layout, n, pair),
+          filled * stored_bytes(layout, dtype, bytes) / size / layout.inputs,
+          layout.width * layout.inputs};
 }
 
 // The output feature in a packed column, or a number >= n where the column is padding.
@@ -73,12 +75,13 @@ LinearLayout check_packed(const LinearWeights& packed) {
   FASTSI_CHECK(data.shape[2] == layout.width * layout.inputs, "weights: packed in panels of ",
                data.shape[2] / layout.inputs, " columns, instruction set ", name_of(isa()),
                " reads panels of ", layout.width, "; pack them again");
-  FASTSI_CHECK(1 <= packed.parts && packed.parts <= 3, "weights: ", packed.parts,
-               " parts, must be 1 to 3");
+  FASTSI_CHECK(2 <= packed.bytes && packed.bytes <= 4, "weights: ", packed.bytes,
+               " bytes, must be 2 to 4");
   FASTSI_CHECK(packed.n >= 0 && !(packed.pair && packed.n % 2), "weights: ", packed.n,
                " output features", packed.pair ? ", a pair must have an even number" : "");
-  require_size("weights", data, 0, panels_of(layout, packed.n, packed.pair));
-  require_size("weights", data, 1, filled_up(packed.k, layout) / layout.inputs);
+  const auto shape = shape_of(layout, packed.n, packed.k, packed.pair, data.dtype, packed.bytes);
+  require_size("weights", data, 0, shape[0]);
+  require_size("weights", data, 1, shape[1]);
   return layout;
 }
 
@@ -91,12 +94,11 @@ void check_plain(const TensorView& weight, const LinearWeights& packed, std::int
                " to ", first + weight.shape[0], " of ", packed.n);
 }
 
-// Calls visit(element of the packed panels, element of the plain weight) for every element of the
-// plain weight, panel by panel. Element: an integer of the weights' size, 4 bytes of them a step.
+// Calls visit(panel, column, k, element of the plain weight) for every element of the plain weight,
+// panel by panel. Element: an integer of the weights' size.
 template <class Element, class Visit>
 void for_each_element(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
                       int threads, Visit visit) {
-  constexpr std::int64_t kInputs = 4 / sizeof(Element);
   const LinearLayout layout = check_packed(packed);
   check_plain(weight, packed, first);
   const std::int64_t depth = packed.k, last = first + weight.shape[0];
@@ -112,21 +114,49 @@ void for_each_element(const TensorView& weight, const LinearWeights& packed, std
         const std::int64_t feature = feature_of(layout, packed, p * layout.width + c);
         if (feature < first || feature >= last) continue;
         Element* row = plain + (feature - first) * depth;
-        for (std::int64_t k = begin; k < end; ++k) {
-          visit(panel[(k / kInputs * layout.width + c) * kInputs + k % kInputs], row[k]);
-        }
+        for (std::int64_t k = begin; k < end; ++k) visit(panel, c, k, row[k]);
       }
     }
   });
 }
 
-template <class Visit>
-void for_each_weight(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
-                     int threads, Visit visit) {
+// Copies to the panels or from them.
+template <class Element, bool to_panels>
+void copy_elements(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
+                   int threads) {
+  constexpr std::int64_t kInputs = 4 / sizeof(Element);
+  const LinearLayout layout = check_packed(packed);
+  const std::int64_t width = layout.width;
+  if constexpr (kInputs == 1) {
+    if (const int bytes = stored_bytes(layout, DType::f32, packed.bytes); bytes < 4) {
+      const ShortWeights found{bytes};
+      for_each_element<Element>(
+          weight, packed, first, threads,
+          [found](Element* panel, std::int64_t column, std::int64_t k, Element& plain) {
+            if (to_panels) {
+              found.put(panel, column, k, plain);
+            } else {
+              plain = found.get(panel, column, k);
+            }
+          });
+      return;
+    }
+  }
+  for_each_element<Element>(
+      weight, packed, first, threads,
+      [width](Element* panel, std::int64_t column, std::int64_t k, Element& plain) {
+        Element& found = panel[(k / kInputs * width + column) * kInputs + k % kInputs];
+        (to_panels ? found : plain) = to_panels ? plain : found;
+      });
+}
+
+template <bool to_panels>
+void copy_weights(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
+                  int threads) {
   if (packed.data.dtype == DType::bf16) {
-    for_each_element<std::uint16_t>(weight, packed, first, threads, visit);
+    copy_elements<std::uint16_t, to_panels>(weight, packed, first, threads);
   } else {
-    for_each_element<std::uint32_t>(weight, packed, first, threads, visit);
+    copy_elements<std::uint32_t, to_panels>(weight, packed, first, threads);
   }
 }
 
@@ -188,41 +218,34 @@ void check_linear_call(const TensorView& x, std::int64_t k, std::int64_t n, bool
 }
 
 std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair,
-                                                DType dtype) {
-  const LinearLayout layout = kernel_of("weights", dtype).layout();
-  return {panels_of(layout, n, pair), filled_up(k, layout) / layout.inputs,
-          layout.width * layout.inputs};
+                                                DType dtype, int bytes) {
+  return shape_of(kernel_of("weights", dtype).layout(), n, k, pair, dtype, bytes);
 }
 
-int linear_parts(const TensorView& weight, int threads) {
+int linear_bytes(const TensorView& weight, int threads) {
   require_dims("weight", weight, 2);
   require_dtype("weight", weight, DType::f32);
   require_contiguous("weight", weight);
   const std::int64_t rows = weight.shape[0], depth = weight.shape[1];
-  const auto* values = static_cast<const float*>(weight.data);
+  const auto* values = static_cast<const std::uint32_t*>(weight.data);
   if (static_cast<double>(weight.numel()) < kSerialElements) threads = 1;
-  std::atomic<int> most{1};
+  std::atomic<std::uint32_t> all{0};
   parallel_for(rows, threads, [&](std::int64_t row) {
-    int found = 1;
-    for (const float *at = values + row * depth, *end = at + depth; at < end && found < 3; ++at) {
-      const float left = *at - nearest_bf16(*at);
-      if (left == 0) continue;
-      found = std::max(found, left == nearest_bf16(left) ? 2 : 3);  // a NaN equals nothing: 3
-    }
-    for (int seen = most; seen < found && !most.compare_exchange_weak(seen, found);) {
-    }
+    std::uint32_t found = 0;
+    for (std::int64_t k = 0; k < depth; ++k) found |= values[row * depth + k];
+    all.fetch_or(found, std::memory_order_relaxed);
   });
-  return most;
+  return (all & 0xFFu) != 0 ? 4 : (all & 0xFF00u) != 0 ? 3 : 2;
 }
 
 void linear_pack(const TensorView& weight, const LinearWeights& packed, std::int64_t first,
                  int threads) {
-  for_each_weight(weight, packed, first, threads, [](auto& to, auto& from) { to = from; });
+  copy_weights<true>(weight, packed, first, threads);
 }
 
 void linear_unpack(const LinearWeights& packed, std::int64_t first, const TensorView& weight,
                    int threads) {
-  for_each_weight(weight, packed, first, threads, [](auto& from, auto& to) { to = from; });
+  copy_weights<false>(weight, packed, first, threads);
 }
 
 void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilogue& after,
@@ -250,7 +273,7 @@ void linear(const TensorView& x, const LinearWeights& packed, const LinearEpilog
                         packed.n,
                         after.activation,
                         packed.pair,
-                        packed.parts};
+                        packed.bytes};
   if (static_cast<double>(rows) * static_cast<double>(depth * packed.n) < kSerialWork) threads = 1;
   const std::int64_t grain = rows_of_item(rows, task, panels, layout, threads);
   const std::int64_t most = std::min(panels, kMostPanels);

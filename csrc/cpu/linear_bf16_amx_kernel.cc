@@ -31,13 +31,15 @@ void multiply(const char* x, std::int64_t next_rows, const char* panel, std::int
 }
 
 struct Bf16 {
-  static constexpr std::int64_t kRowBytes = kTileBytes, kStepWords = 2 * kTileBytes / 4;
+  static constexpr std::int64_t kRowBytes = kTileBytes, kInputs = 2;
   static constexpr std::int64_t kWeightBytes = 0, kPass = 72;
+  static constexpr int kLeastBytes = 4;
 
   FASTSI_INLINE void prepare(__m512 low, __m512 high, char* to) {
     const __m512bh pairs = _mm512_cvtne2ps_pbh(high, low);
     std::memcpy(to, &pairs, sizeof pairs);
   }
+  static std::int64_t step_words(const LinearTask&) { return 2 * kTileBytes / 4; }
   static std::int64_t products(const LinearTask&) { return 1; }
   static void multiply(const LinearTask&, Use, bool both, const char* x, std::int64_t next_rows,
                        const float* panel, std::int64_t steps, const Fetch& fetch, char*) {

@@ -123,7 +123,7 @@ struct LinearPanels {
 
   static LinearLayout layout() {
     constexpr std::int64_t kRowBytes = Unit::kWords * 4 / Unit::kInputs;
-    return {kWidth, W, Unit::kInputs, kDepthGrain, kRows, kRowBytes, kPass * Unit::kInputs};
+    return {kWidth, W, Unit::kInputs, kDepthGrain, kRows, kRowBytes, kPass * Unit::kInputs, 4};
   }
 
   // The rows as prepared, then sums [panel][row]; of one panel where all of k is one pass.

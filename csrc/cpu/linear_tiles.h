@@ -4,7 +4,9 @@
 // A panel has 32 columns, two tiles of sums beside each other; rows go in tiles of 16, two at a
 // time. A step is 32 k. What a step is made of says a Unit:
 //   kRowBytes        of a tile of rows as prepared, per step
-//   kStepWords       4-byte words of a panel per step
+//   kInputs          of a column in a word of a panel
+//   kLeastBytes      as LinearLayout::least_bytes
+//   step_words(task) 4-byte words of a panel per step
 //   kWeightBytes     scratch of its own
 //   kPass            steps per pass over the rows of an item
 //   prepare(low, high, to)  one row of a step, its two halves of 16 k
@@ -39,14 +41,16 @@ template <class Unit>
 struct LinearTiles {
   static constexpr std::int64_t kWidth = 32;      // columns of a panel: two tiles of sums
   static constexpr std::int64_t kStepDepth = 32;  // k of a tile: 16 pairs
-  static constexpr std::int64_t kStepLines = Unit::kStepWords / 16;
   static constexpr std::int64_t kPass = Unit::kPass;
   static constexpr std::int64_t kSums = 2 * kTileRows * kWidth;  // of two tiles of rows
+  // Words of weights asked for ahead where they are used once, some 12 KB: less hides too little,
+  // and more is cold at the beginning of a call and asked for in vain at its end.
+  static constexpr std::int64_t kAhead = 3 << 10;
 
   static std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
   // Where an item keeps what: the unit's scratch, sums [panel][two tiles of rows] (one block of
-  // them where all of k is one pass), and the rows as prepared [tile of rows][step].
+  // them where all of k is one pass, or the rows are), and the rows as prepared [tile][step].
   struct Scratch {
     std::int64_t steps, tiles, sums;
     char *weights, *prepared;
@@ -55,7 +59,7 @@ struct LinearTiles {
     Scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels, void* memory)
         : steps(ceil_div(task.k, kStepDepth)),
           tiles(ceil_div(rows, kTileRows)),
-          sums(steps <= kPass ? 1 : panels * ceil_div(tiles, 2)),
+          sums(tiles <= 2 || steps <= kPass ? 1 : panels * ceil_div(tiles, 2)),
           weights(static_cast<char*>(memory)),
           prepared(weights + Unit::kWeightBytes +
                    sums * kSums * static_cast<std::int64_t>(sizeof(float))),
@@ -71,10 +75,10 @@ struct LinearTiles {
 
   static LinearLayout layout() {
     constexpr std::int64_t kBytes = Unit::kRowBytes / (kTileRows * kStepDepth);
-    constexpr std::int64_t kInputs = kStepDepth * kWidth / Unit::kStepWords;
     // Rows are prepared whole, so more of them is kept than the passes read again and again.
     constexpr std::int64_t kKept = 2 * kPass * kStepDepth;
-    return {kWidth, kTileRows, kInputs, kStepDepth, 2 * kTileRows, kBytes, kKept};
+    return {kWidth,        kTileRows, Unit::kInputs, kStepDepth,
+            2 * kTileRows, kBytes,    kKept,         Unit::kLeastBytes};
   }
 
   static std::size_t scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels) {
@@ -136,24 +140,28 @@ struct LinearTiles {
     const std::int64_t rows = block.row_last - block.row_first;
     const Scratch scratch(task, rows, block.panels, memory);
     const TileScope scope(rows < kTileRows ? static_cast<int>(rows) : kTileRows);
-    const std::int64_t products = Unit::products(task);
+    const std::int64_t products = Unit::products(task), words = Unit::step_words(task);
     constexpr int kVectors = kWidth / kLanes<float>;
     const FinishRows whole = finish_whole_of<kVectors>(task);
+    const bool once = scratch.tiles <= 2;  // then weights are read as they lie, from end to end
+    const std::int64_t pass = once ? scratch.steps : kPass;
     std::int64_t step = 0;
     do {  // once where k is 0, so that the outputs are set
-      const std::int64_t left = scratch.steps - step, steps = left < kPass ? left : kPass;
-      // Every pass over a panel asks for its share of the next one.
-      const std::int64_t lines = ceil_div(kStepLines, products * ceil_div(scratch.tiles, 2));
+      const std::int64_t left = scratch.steps - step, steps = left < pass ? left : pass;
+      // Several passes over a panel ask for their shares of the next one.
+      const std::int64_t lines = ceil_div(words / 16, products * ceil_div(scratch.tiles, 2));
       const std::int64_t share = steps * products * lines * 16;
       for (std::int64_t p = block.panel_first; p < block.panel_last; ++p) {
-        const float* panel = static_cast<const float*>(task.weights) + p * task.panel_stride +
-                             step * Unit::kStepWords;
+        const float* panel =
+            static_cast<const float*>(task.weights) + p * task.panel_stride + step * words;
         const FinishRows finish = (p + 1) * kWidth <= task.n ? whole : finish_any<kVectors>;
         for (std::int64_t r = 0; r < rows; r += 2 * kTileRows) {
           const std::int64_t tile = r / kTileRows;
           const bool both = tile + 1 < scratch.tiles;
           float* sums = scratch.sums_of(p - block.panel_first, tile);
-          const Fetch fetch{panel + task.panel_stride + r / (2 * kTileRows) * share, lines};
+          const std::int64_t ahead =
+              once ? kAhead : task.panel_stride + r / (2 * kTileRows) * share;
+          const Fetch fetch{panel + ahead, lines};
           if (step == 0) {
             clear_sums();
           } else {

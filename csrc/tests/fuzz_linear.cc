@@ -34,9 +34,9 @@ void pack(const Tensor& weight, const fastsi::LinearWeights& packed) {
   require(std::memcmp(back.view.data, weight.view.data, bytes) == 0, "linear: unpack");
 }
 
-// Cuts the weights to the sum of that many bfloat16 numbers.
-void shorten(Tensor& weight, int parts) {
-  const std::uint32_t mask = parts == 3 ? ~0u : parts == 2 ? 0xFFFFFF00u : 0xFFFF0000u;
+// Leaves that many bytes of each weight.
+void shorten(Tensor& weight, int bytes) {
+  const std::uint32_t mask = bytes == 4 ? ~0u : bytes == 3 ? 0xFFFFFF00u : 0xFFFF0000u;
   auto* bits = weight.as<std::uint32_t>();
   for (std::int64_t i = 0; i < weight.view.numel(); ++i) bits[i] &= mask;
 }
@@ -54,19 +54,19 @@ void linear() {
   Tensor x(DType::f32, {gather ? sources : rows, k}), weight(type, {n, k});
   Tensor bias(DType::f32, {n}), residual(DType::f32, {rows, columns});
   Tensor out(DType::f32, {rows, columns}), index(DType::i64, {rows});
-  const auto shape = fastsi::linear_packed_shape(n, k, pair, type);
-  Tensor data(type, {shape[0], shape[1], shape[2]});
   for (Tensor* tensor : {&x, &weight, &bias, &residual}) tensor->fill_normal();
   for (std::int64_t r = 0; gather && r < rows; ++r) {
     index.as<std::int64_t>()[r] = pick(0, sources - 1);
   }
   if (narrow) {
-    shorten(x, 1);  // then rounding changes nothing
+    shorten(x, 2);  // then rounding changes nothing
   } else {
-    shorten(weight, static_cast<int>(pick(1, 3)));
+    shorten(weight, static_cast<int>(pick(2, 4)));
   }
-  const int parts = narrow ? 1 : fastsi::linear_parts(weight.view, 2);
-  const fastsi::LinearWeights packed{data.view, n, k, pair, parts};
+  const int bytes = narrow ? 2 : fastsi::linear_bytes(weight.view, 2);
+  const auto shape = fastsi::linear_packed_shape(n, k, pair, type, bytes);
+  Tensor data(type, {shape[0], shape[1], shape[2]});
+  const fastsi::LinearWeights packed{data.view, n, k, pair, bytes};
   pack(weight, packed);
   fastsi::LinearEpilogue after;
   const bool biased = pick(0, 1), added = pick(0, 1);

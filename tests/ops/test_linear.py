@@ -5,8 +5,6 @@ Modes "fp32" and "bf16"; "int8" is in test_linear_int8.py.
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -391,7 +389,7 @@ def test_bad_arguments_are_refused() -> None:
 
 def test_broken_weights_are_refused_by_the_core() -> None:
     core, x, out = _ext.core(), normal(2, 8), torch.zeros(2, 4)
-    shape = core.linear_packed_shape(4, 8, False, True)
+    shape = core.linear_packed_shape(4, 8, False, True, 2)
     data = torch.zeros(shape, dtype=torch.bfloat16)
     for broken, message in [
         (data.half(), "weights: is float16, must be float32 or bfloat16"),
@@ -399,26 +397,51 @@ def test_broken_weights_are_refused_by_the_core() -> None:
         (data[..., :-2].contiguous(), "pack them again"),
         (data[0], "weights: has 2 dimensions"),
     ]:
-        handle = core.LinearWeights(view(broken), 4, 8, False, 1)
+        handle = core.LinearWeights(view(broken), 4, 8, False, 2)
         with pytest.raises(ValueError, match=message):
             core.linear(view(x), handle, None, None, None, 0, view(out), 1)
-    handle = core.LinearWeights(view(data), 4, 8, False, 1)
+    handle = core.LinearWeights(view(data), 4, 8, False, 2)
     with pytest.raises(ValueError, match="weight: is float32, must be bfloat16"):
         core.linear_pack(view(normal(4, 8)), handle, 0, 1)
 
 
 @pytest.mark.parametrize("runner", CPU_RUNNERS)
-@pytest.mark.parametrize(("kept", "parts"), [(-65536, 1), (-256, 2), (-1, 3)])
-def test_short_weights_take_fewer_products_and_the_same_bits(
-    runner: str, kept: int, parts: int
+@pytest.mark.parametrize("rows", [1, 16, 40, 100])
+@pytest.mark.parametrize(("n", "k"), [(70, 100), (33, 1600)])
+@pytest.mark.parametrize(("kept", "size"), [(-65536, 2), (-256, 3), (-1, 4)])
+def test_weights_whose_last_bytes_are_zero(
+    runner: str, kept: int, size: int, n: int, k: int, rows: int
 ) -> None:
-    """Weights that are sums of one or two bfloat16 numbers, as checkpoints hold them."""
-    weight = (normal(70, 100).view(torch.int32) & kept).view(torch.float32)
-    x = normal(40, 100, seed=1)
-    core = _ext.core()
-    assert core.linear_parts(view(weight), 1) == parts
+    """As checkpoints in bfloat16, float16 or 4 bits hold them: AMX does not store those bytes."""
+    weight = (normal(n, k).view(torch.int32) & kept).view(torch.float32)
+    weight.view(-1)[:4] = torch.tensor([0.0, -0.0, 2.0**-100, -(2.0**60)])
+    # Plain torch on many rows: for few it has other kernels, and on few sums it is exact by luck.
+    x = normal(200, k, seed=1)
+    x[:, 3] *= 2.0**-60
+    expected = plain(x, [weight])
+    assert _ext.core().linear_bytes(view(weight), 1) == size
     with running(runner) as backend:
-        short = pack_weight([weight])
-        data = short.data.view(torch.float32).view(core.linear_packed_shape(70, 100, False, False))
-        whole = dataclasses.replace(short, handle=core.LinearWeights(view(data), 70, 100, False, 3))
-        assert torch.equal(linear(x, short, backend=backend), linear(x, whole, backend=backend))
+        packed = pack_weight([weight[: n // 2], weight[n // 2 :]])
+        back = torch.cat(packed.unpack())
+        few = linear(x[:rows], packed, backend=backend)
+    assert torch.equal(back.view(torch.int32), weight.view(torch.int32))
+    stored = size if runner == "cpu-amx" else 4
+    grain = 32 if runner == "cpu-amx" else 1
+    width = int(packed.layout.removeprefix("panel"))
+    assert packed.nbytes == -(-n // width) * width * -(-k // grain) * grain * stored
+    got = torch.cat([few, expected[rows:]])
+    assert_as_good_as_torch(got, expected, plain(x.double(), [weight]))
+
+
+@pytest.mark.parametrize("runner", CPU_RUNNERS)
+def test_no_byte_is_left_out_that_one_weight_needs(runner: str) -> None:
+    """Of several weights side by side the longest decides."""
+    short = normal(20, 40).bfloat16()
+    longer = (normal(5, 40, seed=1).view(torch.int32) & -256).view(torch.float32)
+    longest = torch.zeros(3, 40)
+    longest[2, 39] = 1 + 2.0**-23
+    for weights in ([short, longer], [longer, short, longest], [longest, short]):
+        with running(runner):
+            back = pack_weight(weights).unpack()
+        for got, given_ in zip(back, weights, strict=True):
+            assert torch.equal(got, given_.float())

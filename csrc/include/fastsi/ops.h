@@ -121,13 +121,14 @@ void top_logprobs(const TensorView& logits, const TensorView& tokens, const Tens
 // data as linear_packed_shape says, [panels, steps, width], zeros where it is padding: a step is
 // one input of float32, or two of bfloat16, whose values lie side by side for every column, and
 // rows are then rounded to bfloat16 too. n counts the output features of all weights laid side by
-// side; a pair's second half multiplies the activated first half. `parts`, of float32: as
-// linear_parts says of all weights, or more; it changes no bit of a product, only its time.
+// side; a pair's second half multiplies the activated first half. `bytes`, of float32: as
+// linear_bytes says of all weights, or more; some kernels store no others. They give a product in
+// fewer, and other, operations.
 struct LinearWeights {
   TensorView data;
   std::int64_t n = 0, k = 0;
   bool pair = false;
-  int parts = 3;
+  int bytes = 4;
 };
 
 enum class Activation : int { none = 0, silu = 1, gelu = 2, gelu_tanh = 3 };
@@ -140,12 +141,12 @@ struct LinearEpilogue {
   Activation activation = Activation::none;
 };
 
-// Of the instruction set in force; dtype: float32 or bfloat16.
+// Of the instruction set in force; dtype: float32 or bfloat16; bytes as in LinearWeights.
 std::array<std::int64_t, 3> linear_packed_shape(std::int64_t n, std::int64_t k, bool pair,
-                                                DType dtype);
+                                                DType dtype, int bytes = 4);
 
-// Fewest bfloat16 numbers, 1 to 3, whose sum is exactly the weight, for every one of them.
-int linear_parts(const TensorView& weight, int threads);
+// Bytes of a float32, 2 to 4 from the highest, that are not 0 in all weights.
+int linear_bytes(const TensorView& weight, int threads);
 
 // Copies weight [features, k], of the packed type, to or from the features [first, first +
 // features) of `packed`.

@@ -221,11 +221,12 @@ def _pack_panels(weights: Sequence[torch.Tensor], mode: str, pair: bool) -> Pack
     core = _ext.core()
     fields = common(weights, mode, pair)
     n, k, bf16 = fields["n"], fields["k"], mode == "bf16"
-    shape, stored = core.linear_packed_shape(n, k, pair, bf16), _STORED[mode]
-    data, threads = side_by_side(stored.itemsize * math.prod(shape)), torch.get_num_threads()
-    # Weights of a bfloat16 checkpoint take half the products of arbitrary float32 ones.
-    parts = 1 if bf16 else max(core.linear_parts(view(weight), threads) for weight in weights)
-    handle = core.LinearWeights(view(data.view(stored).view(shape)), n, k, pair, parts)
+    stored, threads = _STORED[mode], torch.get_num_threads()
+    # Of weights from a bfloat16 checkpoint two bytes are 0, which AMX neither reads nor multiplies.
+    kept = 2 if bf16 else max(core.linear_bytes(view(weight), threads) for weight in weights)
+    shape = core.linear_packed_shape(n, k, pair, bf16, kept)
+    data = side_by_side(stored.itemsize * math.prod(shape))
+    handle = core.LinearWeights(view(data.view(stored).view(shape)), n, k, pair, kept)
     first = 0
     for weight in weights:
         core.linear_pack(view(weight), handle, first, threads)
