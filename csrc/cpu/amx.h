@@ -32,6 +32,8 @@ class TileScope {
       config.row_bytes[i] = kTileRowBytes;
       config.rows[i] = static_cast<std::uint8_t>(i < 6 ? rows : kTileRows);
     }
+    // The intrinsic says that it reads eight bytes, so stores of the others could be left out.
+    asm volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
   }
   ~TileScope() { _tile_release(); }  // idle tiles would be saved at every context switch

@@ -12,7 +12,7 @@ constexpr std::int64_t kPanelRowBytes = 2 * kTileRowBytes;  // 32 columns of pai
 // sums.
 template <int Tiles>
 void multiply(const char* x, std::int64_t next_rows, const char* panel, std::int64_t steps,
-              Fetch fetch) {
+              Beside beside) {
   for (std::int64_t s = 0; s < steps; ++s) {
     _tile_loadd(4, x, kTileRowBytes);
     _tile_loadd(6, panel, kPanelRowBytes);
@@ -24,7 +24,8 @@ void multiply(const char* x, std::int64_t next_rows, const char* panel, std::int
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
-    fetch.ask();
+    beside.after_product();
+    beside.after_step();
     x += kTileBytes;
     panel += 2 * kTileBytes;
   }
@@ -42,9 +43,10 @@ struct Bf16 {
   static std::int64_t step_words(const LinearTask&) { return 2 * kTileBytes / 4; }
   static std::int64_t products(const LinearTask&) { return 1; }
   static void multiply(const LinearTask&, Use, bool both, const char* x, std::int64_t next_rows,
-                       const float* panel, std::int64_t steps, const Fetch& fetch, char*) {
+                       const float* panel, std::int64_t steps, Beside& beside, char*) {
     const auto* weights = reinterpret_cast<const char*>(panel);
-    (both ? FASTSI_ISA::multiply<2> : FASTSI_ISA::multiply<1>)(x, next_rows, weights, steps, fetch);
+    (both ? FASTSI_ISA::multiply<2> : FASTSI_ISA::multiply<1>)(x, next_rows, weights, steps,
+                                                               beside);
   }
 };
 using Tiles = LinearTiles<Bf16>;

@@ -98,7 +98,7 @@ FASTSI_INLINE void split_weights(const char* from, char* to) {
   if (Next && Parts > 1)                                                                         \
     split_weights<Parts, kSplits*(number) / kProducts, kSplits*((number) + 1) / kProducts>(from, \
                                                                                            to);  \
-  fetch.ask()
+  beside.after_product()
 
 // Products i + j <= 2 of three parts of a row and so many of a weight.
 constexpr int products_of(int parts) { return parts == 1 ? 3 : parts + 3; }
@@ -108,7 +108,7 @@ constexpr int products_of(int parts) { return parts == 1 ? 3 : parts + 3; }
 template <int Parts, int Tiles, bool Next>
 FASTSI_INLINE void multiply_step(const char* x, std::int64_t next_rows,
                                  const char* const (&w)[Parts], const char* from, char* to,
-                                 Fetch& fetch) {
+                                 Beside& beside) {
   constexpr int kProducts = products_of(Parts);
   if constexpr (Parts > 1) {
     FASTSI_LOAD_ROWS(0);
@@ -130,6 +130,7 @@ FASTSI_INLINE void multiply_step(const char* x, std::int64_t next_rows,
   FASTSI_LOAD_ROWS(0);
   FASTSI_MULTIPLY(kProducts - 1);
   tile_fence();
+  beside.after_step();
 }
 
 // Adds the rows' parts at x, tiles of rows `next_rows` bytes apart, times `steps` steps of a panel
@@ -137,7 +138,7 @@ FASTSI_INLINE void multiply_step(const char* x, std::int64_t next_rows,
 // once.
 template <int Parts, int Tiles>
 void multiply(Use use, const char* x, std::int64_t next_rows, const char* panel, std::int64_t steps,
-              Fetch fetch, char* split) {
+              Beside beside, char* split) {
   constexpr std::int64_t kStepBytes = kWidth * kStepDepth * (Parts + 1);
   constexpr std::int64_t kSlot = (Parts == 3 ? 3 : Parts - 1) * kPartBytes;
   if (use != Use::again && steps > 0) split_weights<Parts, 0, kSplits>(panel, split);
@@ -148,15 +149,15 @@ void multiply(Use use, const char* x, std::int64_t next_rows, const char* panel,
     if constexpr (Parts < 3) w[0] = panel;
     for (int part = Parts < 3 ? 1 : 0; part < Parts; ++part, now += kPartBytes) w[part] = now;
     if (use == Use::again || s + 1 == steps) {
-      multiply_step<Parts, Tiles, false>(x, next_rows, w, nullptr, nullptr, fetch);
+      multiply_step<Parts, Tiles, false>(x, next_rows, w, nullptr, nullptr, beside);
     } else {
       char* to = split + (use == Use::once ? (s + 1) % 2 : s + 1) * kSlot;
-      multiply_step<Parts, Tiles, true>(x, next_rows, w, panel + kStepBytes, to, fetch);
+      multiply_step<Parts, Tiles, true>(x, next_rows, w, panel + kStepBytes, to, beside);
     }
   }
 }
 
-using Multiply = void (*)(Use, const char*, std::int64_t, const char*, std::int64_t, Fetch, char*);
+using Multiply = void (*)(Use, const char*, std::int64_t, const char*, std::int64_t, Beside, char*);
 constexpr Multiply kMultiply[kParts][2] = {{multiply<1, 1>, multiply<1, 2>},
                                            {multiply<2, 1>, multiply<2, 2>},
                                            {multiply<3, 1>, multiply<3, 2>}};
@@ -177,9 +178,9 @@ struct Fp32 {
   }
   static void multiply(const LinearTask& task, Use use, bool both, const char* x,
                        std::int64_t next_rows, const float* panel, std::int64_t steps,
-                       const Fetch& fetch, char* scratch) {
+                       Beside& beside, char* scratch) {
     kMultiply[task.weight_bytes - 2][both](use, x, next_rows, reinterpret_cast<const char*>(panel),
-                                           steps, fetch, scratch);
+                                           steps, beside, scratch);
   }
 };
 using Tiles = LinearTiles<Fp32>;

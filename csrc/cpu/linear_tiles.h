@@ -11,7 +11,7 @@
 //   kPass            steps per pass over the rows of an item
 //   prepare(low, high, to)  one row of a step, its two halves of 16 k
 //   products(task)   products of tiles per step, those beside each other counted as one
-//   multiply(task, use, both, x, next_rows, panel, steps, fetch, scratch)
+//   multiply(task, use, both, x, next_rows, panel, steps, beside, scratch)
 //                    adds rows times `steps` steps of a panel, kPass at the most, to the sums,
 //                    tiles 0 to 3
 #pragma once
@@ -22,15 +22,52 @@
 namespace fastsi {
 namespace FASTSI_ISA {
 
-// Weights to ask for while others are multiplied: so many cache lines per product. The
-// hardware alone does not look beyond a page of 4 KiB.
-struct Fetch {
+// Rows of sums that are there but not finished yet.
+class Unfinished {
+ public:
+  explicit Unfinished(const LinearTask& task) : task_(task) {}
+  Unfinished(const Unfinished&) = delete;
+  Unfinished& operator=(const Unfinished&) = delete;
+
+  // In place of those held, which must be finished.
+  void hold(FinishRows finish, const float* sums, std::int64_t row, int rows, std::int64_t column) {
+    finish_ = finish;
+    sums_ = sums;
+    row_ = row;
+    rows_ = rows;
+    column_ = column;
+  }
+  void finish(int most) {
+    const int rows = rows_ < most ? rows_ : most;
+    if (rows == 0) return;
+    finish_(task_, sums_, row_, rows, column_);
+    sums_ += rows * 2 * kTileRows;
+    row_ += rows;
+    rows_ -= rows;
+  }
+  void finish_all() { finish(rows_); }
+
+ private:
+  const LinearTask& task_;
+  FinishRows finish_ = nullptr;
+  const float* sums_ = nullptr;
+  std::int64_t row_ = 0, column_ = 0;
+  int rows_ = 0;
+};
+
+// What is done while tiles are multiplied. After each product weights are asked for, so many cache
+// lines: the hardware alone does not look beyond a page of 4 KiB. After each step rows of the block
+// before are finished, so many that all of them are.
+struct Beside {
   const float* next;
   std::int64_t lines;
+  Unfinished& unfinished;
+  int rows;
 
-  __attribute__((always_inline)) void ask() {
+  __attribute__((always_inline)) void after_product() {
     for (std::int64_t i = 0; i < lines; ++i, next += 16) _mm_prefetch(next, _MM_HINT_T1);
   }
+  __attribute__((always_inline)) void after_step() { unfinished.finish(rows); }
 };
 
 // Of a part of a panel, in one item: for one block of rows alone, for the first one of several, or
@@ -49,8 +86,8 @@ struct LinearTiles {
 
   static std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-  // Where an item keeps what: the unit's scratch, sums [panel][two tiles of rows] (one block of
-  // them where all of k is one pass, or the rows are), and the rows as prepared [tile][step].
+  // Where an item keeps what: the unit's scratch, sums [panel][two tiles of rows] (those of two
+  // blocks in turns where all of k is one pass), and the rows as prepared [tile of rows][step].
   struct Scratch {
     std::int64_t steps, tiles, sums;
     char *weights, *prepared;
@@ -59,7 +96,7 @@ struct LinearTiles {
     Scratch(const LinearTask& task, std::int64_t rows, std::int64_t panels, void* memory)
         : steps(ceil_div(task.k, kStepDepth)),
           tiles(ceil_div(rows, kTileRows)),
-          sums(tiles <= 2 || steps <= kPass ? 1 : panels * ceil_div(tiles, 2)),
+          sums(tiles <= 2 || steps <= kPass ? 2 : panels * ceil_div(tiles, 2)),
           weights(static_cast<char*>(memory)),
           prepared(weights + Unit::kWeightBytes +
                    sums * kSums * static_cast<std::int64_t>(sizeof(float))),
@@ -69,7 +106,7 @@ struct LinearTiles {
       return prepared + (tile * steps + step) * Unit::kRowBytes;
     }
     float* sums_of(std::int64_t panel, std::int64_t tile) const {
-      return first_sums + (sums == 1 ? 0 : panel * ceil_div(tiles, 2) + tile / 2) * kSums;
+      return first_sums + (panel * ceil_div(tiles, 2) + tile / 2) % sums * kSums;
     }
   };
 
@@ -100,6 +137,9 @@ struct LinearTiles {
         const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
         char* to = scratch.rows(tile, step);
         for (std::int64_t r = 0; r < used; ++r, to += kTileRowBytes) {
+          for (std::int64_t part = 0; part < Unit::kRowBytes; part += kTileBytes) {
+            __builtin_prefetch(to + 2 * Unit::kRowBytes + part, 1, 3);  // weights pushed it out
+          }
           Unit::prepare(_mm512_maskz_loadu_ps(low, x[r] + k),
                         _mm512_maskz_loadu_ps(high, x[r] + k + kStepDepth / 2), to);
         }
@@ -143,6 +183,7 @@ struct LinearTiles {
     const std::int64_t products = Unit::products(task), words = Unit::step_words(task);
     constexpr int kVectors = kWidth / kLanes<float>;
     const FinishRows whole = finish_whole_of<kVectors>(task);
+    Unfinished unfinished(task);
     const bool once = scratch.tiles <= 2;  // then weights are read as they lie, from end to end
     const std::int64_t pass = once ? scratch.steps : kPass;
     std::int64_t step = 0;
@@ -161,7 +202,8 @@ struct LinearTiles {
           float* sums = scratch.sums_of(p - block.panel_first, tile);
           const std::int64_t ahead =
               once ? kAhead : task.panel_stride + r / (2 * kTileRows) * share;
-          const Fetch fetch{panel + ahead, lines};
+          const auto due = static_cast<int>(ceil_div(2 * kTileRows, steps > 0 ? steps : 1));
+          Beside beside{panel + ahead, lines, unfinished, due};
           if (step == 0) {
             clear_sums();
           } else {
@@ -169,15 +211,17 @@ struct LinearTiles {
           }
           const Use use = r > 0 ? Use::again : scratch.tiles > 2 ? Use::first : Use::once;
           Unit::multiply(task, use, both, scratch.rows(tile, step), scratch.steps * Unit::kRowBytes,
-                         panel, steps, fetch, scratch.weights);
+                         panel, steps, beside, scratch.weights);
           store_sums(sums, both);
           if (steps < left) continue;
           const std::int64_t count = rows - r < 2 * kTileRows ? rows - r : 2 * kTileRows;
-          finish(task, sums, block.row_first + r, static_cast<int>(count), p * kWidth);
+          unfinished.finish_all();  // nothing, but where there are no steps
+          unfinished.hold(finish, sums, block.row_first + r, static_cast<int>(count), p * kWidth);
         }
       }
       step += steps;
     } while (step < scratch.steps);
+    unfinished.finish_all();
   }
 };
 
