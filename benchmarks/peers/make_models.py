@@ -19,13 +19,18 @@ import sys
 from pathlib import Path
 
 
-def float32_folder(gguf: Path, folder: Path) -> None:
-    """Dequantise to float32; the file's quantisation must not be mentioned in the config."""
+def float32_folder(gguf: Path, folder: Path, rounded: bool) -> None:
+    """Dequantise to float32; the file's quantisation must not be mentioned in the config.
+
+    ``rounded``: to the nearest bfloat16 each, as a checkpoint of that type would hold them.
+    """
     import torch
     import transformers
 
     where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    if rounded:
+        model = model.to(torch.bfloat16).to(torch.float32)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     if hasattr(model, "hf_quantizer"):
@@ -57,6 +62,12 @@ def main() -> None:
     parser.add_argument("gguf", type=Path, help="the model, a GGUF file")
     parser.add_argument("--out", type=Path, default=Path("peers-models"), help="folder to write")
     parser.add_argument("--root", type=Path, default=Path("peers-env"), help="environments")
+    parser.add_argument(
+        "--rounded",
+        action="store_true",
+        help="round every weight to bfloat16 first, as a checkpoint of that type holds it; the "
+        "GGUF file stays as it is, so leave out the peers that read it",
+    )
     args = parser.parse_args()
     if not args.gguf.is_file():
         raise SystemExit(f"error: {args.gguf}: no such file")
@@ -64,7 +75,7 @@ def main() -> None:
     plain = args.out / "float32"
     if not plain.exists():
         half = args.out / "float32.partial"
-        float32_folder(args.gguf, half)
+        float32_folder(args.gguf, half, args.rounded)
         half.rename(plain)
     steps = {}
     for weights in ("fp32", "int8"):

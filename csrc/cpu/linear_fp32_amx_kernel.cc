@@ -25,7 +25,8 @@ constexpr int kParts = 3;
 constexpr std::int64_t kWidth = 32, kStepDepth = 32;
 constexpr std::int64_t kRowsBytes = kParts * kTileBytes;  // of a tile of rows, all parts
 constexpr std::int64_t kPartBytes = 2 * kTileBytes;       // of one part of a panel's step
-constexpr int kSplits = 32;                               // pieces that a panel's step is split in
+static_assert(kWidth == ShortWeights::kWidth && kStepDepth == ShortWeights::kDepth);
+constexpr int kSplits = 32;  // pieces that a panel's step is split in
 
 // Writes the parts of two vectors, `stride` bytes apart; a pair of words is one element of each.
 FASTSI_INLINE void split(__m512 a, __m512 b, char* to, std::int64_t stride) {

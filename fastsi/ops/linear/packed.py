@@ -47,7 +47,8 @@ class PackedWeight:
     pair: bool
     """Two equal weights (gate, up): `linear` gives activation(gate) * up, n / 2 features."""
     layout: str
-    """"panelW": panels of W columns, [panels, k, W]; "bf16_panelW": [panels, k / 2, W, 2], two
+    """"panelW": panels of W columns, [panels, k, W], on AMX without trailing bytes that are 0 in
+    all weights, as in csrc/cpu/linear_short_weights.h; "bf16_panelW": [panels, k / 2, W, 2], two
     inputs of a column side by side; "int8_panel16" or, for AVX2 without VNNI,
     "int8_panel16_steps": as in csrc/cpu/linear_int8.h; "rows", without the extension: [n, k], in
     mode "int8" with k filled up to 64; "own": the weights as they are, in ``weights``."""
