@@ -25,7 +25,7 @@ struct Model {
     const auto shape = fastsi::linear_packed_shape(vocab, width, false, DType::f32);
     return Tensor(DType::f32, {shape[0], shape[1], shape[2]});
   }
-  fastsi::LinearWeights weights() const { return {data.view, vocab, width, false, 3}; }
+  fastsi::LinearWeights weights() const { return {data.view, vocab, width, false, 4}; }
 
   Model() {
     for (Tensor* tensor : {&embedding, &norm, &cos, &sin}) tensor->fill_normal();

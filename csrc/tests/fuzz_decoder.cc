@@ -25,7 +25,7 @@ void decoder() {
   for (Tensor* tensor : {&embedding, &norm, &cos, &sin, &head}) tensor->fill_normal();
   const auto shape = fastsi::linear_packed_shape(vocab, width, false, DType::f32);
   Tensor data(DType::f32, {shape[0], shape[1], shape[2]});
-  const fastsi::LinearWeights packed{data.view, vocab, width, false, 3};
+  const fastsi::LinearWeights packed{data.view, vocab, width, false, 4};
   fastsi::linear_pack(head.view, packed, 0, 1);
   Tensor ids = random_rows(rows, vocab), positions = random_rows(rows, length);
   Tensor keep = random_rows(kept, rows);

@@ -321,7 +321,8 @@ llm = LLM(sys.argv[1], kv_cache_tokens=256, max_model_len=64, release_weights=sy
 llm.generate([[5, 6, 7]], SamplingParams(max_tokens=4, ignore_eos=True), use_tqdm=False)
 pages = int(open("/proc/self/statm").read().split()[1])
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) << 10
-print(pages * resource.getpagesize(), peak, llm.stats()["model"]["released_bytes"])
+found = llm.stats()["model"]
+print(pages * resource.getpagesize(), peak, found["released_bytes"], found["packed_bytes"])
 """
 
 
@@ -343,12 +344,15 @@ def test_a_process_is_smaller_by_the_released_bytes(tmp_path: Path) -> None:
     def measured(release: str) -> list[int]:
         run = [sys.executable, "-c", _MEASURE, str(tmp_path), release]
         out = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-        return [int(each) for each in out.split()[-3:]]
+        return [int(each) for each in out.split()[-4:]]
 
-    (kept, kept_peak, _), (given, given_peak, gone) = measured("no"), measured("yes")
+    kept, kept_peak, _, packed = measured("no")
+    given, given_peak, gone, _ = measured("yes")
     assert gone > 90 << 20
     assert kept - given > 0.8 * gone
-    assert kept_peak - given_peak > 0.4 * gone
+    # Both are there at the peak where nothing is released: on AMX these weights are packed into
+    # half the bytes, elsewhere into as many.
+    assert kept_peak - given_peak > 0.4 * packed
 
 
 def test_what_stays_does_not_keep_a_mapped_checkpoint(tmp_path: Path) -> None:
