@@ -60,8 +60,8 @@ FASTSI_INLINE __m512i split_third_bytes(__m512i upper, __m512i thirds) {
 }
 
 // Splits pieces [Begin, End) of a panel's step, each of one row of a tile and one of two tiles of
-// columns, into parts [part][tile]: all three, or the second. Row i of a tile holds the pair of
-// k = i and 16 + i, because that takes no shuffle.
+// columns, into parts [part][tile]: all three, the second, or none of one. Row i of a tile holds
+// the pair of k = i and 16 + i, because that takes no shuffle.
 template <int Parts, int Begin, int End>
 FASTSI_INLINE void split_weights(const char* from, char* to) {
   for (int n = Begin; n < End; ++n) {
@@ -71,7 +71,7 @@ FASTSI_INLINE void split_weights(const char* from, char* to) {
       const __m512i thirds = _mm512_loadu_si512(from + kPartBytes + i * kTileRowBytes);
       _mm512_store_si512(
           to + at, split_third_bytes(upper, tile == 0 ? thirds : _mm512_srli_epi32(thirds, 16)));
-    } else {
+    } else if constexpr (Parts == 3) {
       const float* row = reinterpret_cast<const float*>(from) + i * kWidth + tile * kTileRows;
       split(_mm512_loadu_ps(row), _mm512_loadu_ps(row + kStepDepth / 2 * kWidth), to + at,
             kPartBytes);
@@ -96,7 +96,7 @@ FASTSI_INLINE void split_weights(const char* from, char* to) {
     _tile_dpbf16ps(2, 5, 6);                                                                     \
     _tile_dpbf16ps(3, 5, 7);                                                                     \
   }                                                                                              \
-  if (Next && Parts > 1)                                                                         \
+  if (Next)                                                                                      \
     split_weights<Parts, kSplits*(number) / kProducts, kSplits*((number) + 1) / kProducts>(from, \
                                                                                            to);  \
   beside.after_product()
