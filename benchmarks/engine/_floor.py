@@ -106,7 +106,7 @@ def decode_floor(
         work: sizes.
         rates: of this machine, from `_harness.machine_rates` in the dtype of the model.
         dtype: of weights, keys and values. The engine stores float32 weights in 2 or 3 bytes on
-            AMX where the others are 0, so a share that memory binds can exceed what it reads.
+            AMX where the others are 0: where memory binds, its share of this floor is too high.
     """
     shape = decoder_shape(config)
     pair_flops = 4.0 * shape.heads * shape.head_dim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -327,8 +328,13 @@ print(pages * resource.getpagesize(), peak, found["released_bytes"], found["pack
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_process_is_smaller_by_the_released_bytes(tmp_path: Path) -> None:
-    """At its peak as well: products are packed and released one after another."""
+@pytest.mark.parametrize("isa", ["portable", "the one in force"])
+def test_a_process_is_smaller_by_the_released_bytes(tmp_path: Path, isa: str) -> None:
+    """At its peak as well: products are packed and released one after another.
+
+    Portable code packs weights into as many bytes as they had. AMX packs those of this checkpoint
+    into half as many, so there is less to save at the peak: what is packed, not what is released.
+    """
     config = transformers.LlamaConfig(
         vocab_size=BYTE_VOCAB,
         hidden_size=512,
@@ -343,16 +349,18 @@ def test_a_process_is_smaller_by_the_released_bytes(tmp_path: Path) -> None:
 
     def measured(release: str) -> list[int]:
         run = [sys.executable, "-c", _MEASURE, str(tmp_path), release]
-        out = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-        return [int(each) for each in out.split()[-4:]]
+        forced = {"FASTSI_ISA": isa} if isa == "portable" else {}
+        done = subprocess.run(
+            run, capture_output=True, text=True, check=True, env=os.environ | forced
+        )
+        return [int(each) for each in done.stdout.split()[-4:]]
 
     kept, kept_peak, _, packed = measured("no")
     given, given_peak, gone, _ = measured("yes")
     assert gone > 90 << 20
     assert kept - given > 0.8 * gone
-    # Both are there at the peak where nothing is released: on AMX these weights are packed into
-    # half the bytes, elsewhere into as many.
-    assert kept_peak - given_peak > 0.4 * packed
+    assert packed > 0.95 * gone or isa != "portable"
+    assert kept_peak - given_peak > 0.4 * (gone if isa == "portable" else packed)
 
 
 def test_what_stays_does_not_keep_a_mapped_checkpoint(tmp_path: Path) -> None:
