@@ -60,18 +60,21 @@ FASTSI_INLINE __m512i split_third_bytes(__m512i upper, __m512i thirds) {
 }
 
 // Splits pieces [Begin, End) of a panel's step, each of one row of a tile and one of two tiles of
-// columns, into parts [part][tile]: all three, the second, or none of one. Row i of a tile holds
-// the pair of k = i and 16 + i, because that takes no shuffle.
+// columns, into parts [part][tile]: all three, the second, or none of one, which is fetched instead
+// into the first-level cache. Row i of a tile holds the pair of k = i and 16 + i, because that
+// takes no shuffle.
 template <int Parts, int Begin, int End>
 FASTSI_INLINE void split_weights(const char* from, char* to) {
   for (int n = Begin; n < End; ++n) {
     const int i = n / 2, tile = n % 2, at = tile * kTileBytes + i * kTileRowBytes;
-    if constexpr (Parts == 2) {
+    if constexpr (Parts == 1) {
+      _mm_prefetch(from + n * kTileRowBytes, _MM_HINT_T0);
+    } else if constexpr (Parts == 2) {
       const __m512i upper = _mm512_loadu_si512(from + at);
       const __m512i thirds = _mm512_loadu_si512(from + kPartBytes + i * kTileRowBytes);
       _mm512_store_si512(
           to + at, split_third_bytes(upper, tile == 0 ? thirds : _mm512_srli_epi32(thirds, 16)));
-    } else if constexpr (Parts == 3) {
+    } else {
       const float* row = reinterpret_cast<const float*>(from) + i * kWidth + tile * kTileRows;
       split(_mm512_loadu_ps(row), _mm512_loadu_ps(row + kStepDepth / 2 * kWidth), to + at,
             kPartBytes);

@@ -65,7 +65,8 @@ struct Beside {
   int rows;
 
   __attribute__((always_inline)) void after_product() {
-    for (std::int64_t i = 0; i < lines; ++i, next += 16) _mm_prefetch(next, _MM_HINT_T1);
+    const float* const end = next + lines * 16;
+    for (; next < end; next += 16) _mm_prefetch(next, _MM_HINT_T1);
   }
   __attribute__((always_inline)) void after_step() { unfinished.finish(rows); }
 };
